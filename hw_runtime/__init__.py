@@ -1,0 +1,1 @@
+"""The GPU twin of the simulator: recording hooks now, kernels and transfers to come."""
