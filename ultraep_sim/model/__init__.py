@@ -1,0 +1,1 @@
+"""Model shapes, hardware profiles, and the provenance of every number in them."""
