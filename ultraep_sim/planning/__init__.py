@@ -1,0 +1,29 @@
+"""Layouts, plans and the quota planner: integers in, integers out; no file, no clock.
+
+Imports numpy and numba only, so that locked-down GPU machines can run it.
+"""
+
+from .layout import EPLayout, default_home
+from .loads import MAX_TOTAL, check_loads, expert_loads, spread_evenly
+from .plan import Plan
+from .quota import QuotaOptions, QuotaSolver, Solution
+from .relay import relay_tree
+from .reroute import split_tokens
+from .stats import LoadStats, StatsBuilder
+
+__all__ = [
+    "MAX_TOTAL",
+    "EPLayout",
+    "LoadStats",
+    "Plan",
+    "QuotaOptions",
+    "QuotaSolver",
+    "Solution",
+    "StatsBuilder",
+    "check_loads",
+    "default_home",
+    "expert_loads",
+    "relay_tree",
+    "split_tokens",
+    "spread_evenly",
+]

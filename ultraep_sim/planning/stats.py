@@ -1,0 +1,201 @@
+"""What the time model needs to know of many plans: flat integer arrays, one row a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .plan import Plan
+from .relay import _relay
+
+
+@dataclass(frozen=True)
+class LoadStats:
+    """Counts of N records on R ranks; every array is int64 unless it says otherwise.
+
+    Attributes
+    ----------
+    pairs : [N, R]
+        Pairs each rank computes after reroute.
+    tiles : [N, R]
+        Sum over its instances of ceil(quota / tile rows).
+    instances : [N, R]
+        Instances with a quota above zero: their weights are read.
+    near_sent, near_received : [N, R]
+        Pairs that leave or reach a rank at dispatch inside its scale-up domain.
+    far_sent, far_received : [N, R]
+        The same across domains.
+    copies_sent, copies_received : [N, R]
+        Replica weights a home sends directly, and a rank receives.
+    relay_sent : [N, R]
+        Copies each rank sends under the relay tree; equal to ``copies_sent`` without one.
+    relayed : bool [N]
+        Whether the relay rule found a gain.
+    moved_copies : [N, R]
+        Expert weights received because a placement changed before this record.
+    replicas, max_fanout : [N]
+    """
+
+    pairs: NDArray[np.int64]
+    tiles: NDArray[np.int64]
+    instances: NDArray[np.int64]
+    near_sent: NDArray[np.int64]
+    near_received: NDArray[np.int64]
+    far_sent: NDArray[np.int64]
+    far_received: NDArray[np.int64]
+    copies_sent: NDArray[np.int64]
+    copies_received: NDArray[np.int64]
+    relay_sent: NDArray[np.int64]
+    relayed: NDArray[np.bool_]
+    moved_copies: NDArray[np.int64]
+    replicas: NDArray[np.int64]
+    max_fanout: NDArray[np.int64]
+
+    def head(self, records: int) -> LoadStats:
+        """Return the first ``records`` rows (views)."""
+        return LoadStats(**{f.name: getattr(self, f.name)[:records] for f in fields(self)})
+
+
+class StatsBuilder:
+    """Fill a `LoadStats` plan by plan.
+
+    Parameters
+    ----------
+    capacity : int
+        Records it can hold.
+    num_ranks : int
+    tile_rows : int
+        Rows of a GEMM tile.
+    """
+
+    def __init__(self, capacity: int, num_ranks: int, tile_rows: int) -> None:
+        self._tile_rows = tile_rows
+        per_rank = {
+            f.name: np.zeros((capacity, num_ranks), np.int64)
+            for f in fields(LoadStats)
+            if f.name not in ("relayed", "replicas", "max_fanout")
+        }
+        self._stats = LoadStats(
+            **per_rank,
+            relayed=np.zeros(capacity, np.bool_),
+            replicas=np.zeros(capacity, np.int64),
+            max_fanout=np.zeros(capacity, np.int64),
+        )
+        self._capacity = capacity
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """Whether the next `add` would not fit."""
+        return self._count == self._capacity
+
+    @property
+    def stats(self) -> LoadStats:
+        """What was added since the last `reset` (views into the builder's arrays)."""
+        return self._stats.head(self._count)
+
+    def reset(self) -> None:
+        """Forget all records, keep the arrays."""
+        self._count = 0
+
+    def add(self, plan: Plan, moved: NDArray[np.int64] | None = None) -> None:
+        """Append one plan.
+
+        Parameters
+        ----------
+        plan : Plan
+            Its loads must have one row a rank.
+        moved : ndarray of int64, shape [ranks], optional
+            Expert weights each rank received for a new placement.
+        """
+        n, out = self._count, self._stats
+        for name in ("pairs", "tiles", "instances", "near_received", "far_received"):
+            getattr(out, name)[n] = 0
+        layout = plan.layout
+        rank, offsets = plan.rank, plan.offsets
+        _compute_side(
+            rank, plan.quota, self._tile_rows, out.pairs[n], out.tiles[n], out.instances[n]
+        )
+        if layout.num_domains == 1:
+            _one_domain(
+                plan.loads, offsets, rank, plan.quota, plan.locality,
+                out.near_sent[n], out.near_received[n],
+            )  # fmt: skip
+        else:
+            _many_domains(
+                plan.split, rank, layout.domain,
+                out.near_sent[n], out.near_received[n], out.far_sent[n], out.far_received[n],
+            )  # fmt: skip
+        parent = np.empty(rank.shape[0], np.int32)
+        out.relayed[n] = _relay(
+            offsets, rank, layout.domain, parent, out.copies_sent[n], out.relay_sent[n]
+        )
+        out.copies_received[n] = plan.receives_per_rank
+        out.moved_copies[n] = 0 if moved is None else moved
+        out.replicas[n] = plan.num_replicas
+        out.max_fanout[n] = plan.max_fanout
+        self._count += 1
+
+
+@njit(cache=True)
+def _compute_side(rank, quota, tile_rows, pairs, tiles, instances):  # type: ignore[no-untyped-def]
+    for i in range(rank.shape[0]):
+        if quota[i] > 0:
+            pairs[rank[i]] += quota[i]
+            tiles[rank[i]] += (quota[i] + tile_rows - 1) // tile_rows
+            instances[rank[i]] += 1
+
+
+@njit(cache=True)
+def _one_domain(loads, offsets, rank, quota, locality, sent, received):  # type: ignore[no-untyped-def]
+    """Sent and received pairs without the full split: only what stays local matters.
+
+    With locality a rank keeps min(own demand, own quota) of each expert. Without it the split is
+    proportional, and a rank keeps floor(demand x quota / load); the rounding of the true split
+    moves a cell by a few tokens at most.
+    """
+    ranks, experts = loads.shape
+    for r in range(ranks):
+        total = 0
+        for e in range(experts):
+            total += loads[r, e]
+        sent[r] = total
+    for e in range(experts):
+        begin, end = offsets[e], offsets[e + 1]
+        load = 0
+        if not locality:
+            for i in range(begin, end):
+                load += quota[i]
+        for i in range(begin, end):
+            r = rank[i]
+            if locality or end - begin == 1:
+                own = min(loads[r, e], quota[i])
+            else:
+                own = loads[r, e] * quota[i] // load if load > 0 else 0
+            sent[r] -= own
+            received[r] += quota[i] - own
+
+
+@njit(cache=True)
+def _many_domains(  # type: ignore[no-untyped-def]
+    split, rank, domain, near_sent, near_received, far_sent, far_received
+):
+    near_sent[:] = 0
+    far_sent[:] = 0
+    for s in range(split.shape[0]):
+        for i in range(rank.shape[0]):
+            r = rank[i]
+            if r == s:
+                continue
+            if r // domain == s // domain:
+                near_sent[s] += split[s, i]
+                near_received[r] += split[s, i]
+            else:
+                far_sent[s] += split[s, i]
+                far_received[r] += split[s, i]
