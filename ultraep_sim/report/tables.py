@@ -1,0 +1,153 @@
+"""The results table: policies in rows, units in headers, and one sentence of finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+
+
+class _Column(NamedTuple):
+    key: str
+    header: str
+    show: Callable[[float], str]
+
+
+COLUMNS = (
+    _Column("mean_rank_imbalance", "mean\nimbalance\n[max/mean]", lambda v: f"{v:.3f}"),
+    _Column("p99_rank_imbalance", "p99\nimbalance\n[max/mean]", lambda v: f"{v:.3f}"),
+    _Column("layer_time_ms", "layer\ntime\n[ms]", lambda v: f"{v:.3f}"),
+    _Column("fraction_of_ideal", "of ideal\nthroughput\n[%]", lambda v: f"{100 * v:.1f}"),
+    _Column("speedup_over_none", "speed-up\nover none\n[x]", lambda v: f"{v:.2f}"),
+    _Column("exposed_overhead_us_per_layer", "exposed\noverhead\n[us/layer]", lambda v: f"{v:.1f}"),
+    _Column("replicas_per_plan", "replicas\n\n[per plan]", lambda v: f"{v:.1f}"),
+    _Column("activation_peak_ratio", "activation\npeak\n[x ideal]", lambda v: f"{v:.2f}"),
+)
+
+
+def cells(row: Row) -> list[str]:
+    """Return one row as text, exactly as the table shows it; an absent number is a dash."""
+    return [
+        str(row["policy"]),
+        *("-" if row.get(c.key) is None else c.show(float(row[c.key])) for c in COLUMNS),
+    ]
+
+
+def results_table(rows: Sequence[Row], *, title: str, caption: str) -> Table:
+    """Lay out the rows of a run.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        The ``rows`` of the JSON contract.
+    title, caption : str
+        What was run; where the load came from and what was found.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    table = Table(
+        title=Text(title, style="bold"),
+        caption=Text(caption),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("policy\n\n", justify="left", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column.header, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*cells(row))
+    return table
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Return the same table as Markdown, for documents that a test recomputes."""
+    heads = ["policy", *(" ".join(c.header.split()) for c in COLUMNS)]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def title_of(summary: Mapping[str, Any]) -> str:
+    """Say what was run: scenario, model, EP group, rack, phase."""
+    scenario = summary["scenario"]
+    model, rack = (_preset_name(scenario[key]) for key in ("model", "rack"))
+    ep = scenario["ep"]
+    return (
+        f"{scenario['name']}: {model}, EP{ep['ranks']}, {ep['slots_per_rank']} redundant slots "
+        f"a rank, on {rack}"
+    )
+
+
+def _preset_name(value: Any) -> str:
+    """Name a model or rack: a preset as it is, a changed one with what it was made from."""
+    if isinstance(value, Mapping):
+        return str(value.get("name") or value.get("preset") or "custom")
+    return str(value)
+
+
+def finding(rows: Sequence[Row], names: Mapping[str, str] | None = None) -> str:
+    """Say in one plain sentence what the numbers show.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        The ``rows`` of the JSON contract.
+    names : mapping, optional
+        Policy name by label, to tell ``none`` and ``ideal`` apart from the contenders.
+
+    Returns
+    -------
+    str
+    """
+    named = {
+        str(row["policy"]): (names or {}).get(str(row["policy"]), row["policy"]) for row in rows
+    }
+    base = next((row for row in rows if named[str(row["policy"])] == "none"), None)
+    contenders = [row for row in rows if named[str(row["policy"])] not in ("none", "ideal")]
+    if not contenders:
+        return _base_alone(base)
+    best = min(contenders, key=lambda row: float(row["layer_time_ms"]))
+    text = f"{best['policy']} is the fastest"
+    if base is None:
+        text += (
+            f": mean imbalance {best['mean_rank_imbalance']:.3f}, "
+            f"{best['layer_time_ms']:.3f} ms a layer"
+        )
+    elif best["layer_time_ms"] >= base["layer_time_ms"]:
+        return (
+            f"No policy pays here: without balancing a layer takes {base['layer_time_ms']:.3f} ms, "
+            f"with the best one, {best['policy']}, {best['layer_time_ms']:.3f} ms."
+        )
+    else:
+        text += (
+            f": it takes the mean imbalance from {base['mean_rank_imbalance']:.2f} to "
+            f"{best['mean_rank_imbalance']:.3f} and a layer from {base['layer_time_ms']:.2f} to "
+            f"{best['layer_time_ms']:.2f} ms, {best['speedup_over_none']:.2f}x over no balancing"
+        )
+    if best.get("fraction_of_ideal") is not None:
+        text += f", {100 * best['fraction_of_ideal']:.1f} % of the ideal throughput"
+    return text + _worse_than_none(base, contenders)
+
+
+def _base_alone(base: Row | None) -> str:
+    if base is None:
+        return "Only the ideal was run; add policies to compare."
+    return f"Without balancing the mean imbalance is {base['mean_rank_imbalance']:.2f}."
+
+
+def _worse_than_none(base: Row | None, contenders: Sequence[Row]) -> str:
+    if base is None:
+        return "."
+    worse = [str(r["policy"]) for r in contenders if r["layer_time_ms"] > base["layer_time_ms"]]
+    if not worse:
+        return "."
+    return f"; slower than no balancing: {', '.join(worse)}."
