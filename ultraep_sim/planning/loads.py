@@ -133,7 +133,7 @@ def _not_integer(array: NDArray[np.generic], file: str | Path | None) -> LoadsEr
         bad = np.argwhere(~np.isfinite(array))
         if len(bad):
             place = f"loads[{', '.join(str(int(i)) for i in bad[0])}]"
-            value = float(array[tuple(bad[0])])  # type: ignore[arg-type]  # kind "f" is a float
+            value = float(array[tuple(bad[0])])
     return LoadsError(
         "loads must be integers",
         file=file,

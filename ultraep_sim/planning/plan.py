@@ -122,9 +122,7 @@ class Plan:
     @cached_property
     def split(self) -> NDArray[np.int64]:
         """Tokens of each source to each instance, int64 [sources, instances]; computed lazily."""
-        return split_tokens(
-            self.loads, self.offsets, self.rank, self.quota, locality=self.locality
-        )
+        return split_tokens(self.loads, self.offsets, self.rank, self.quota, locality=self.locality)
 
     @cached_property
     def remote_fraction(self) -> float:

@@ -211,9 +211,8 @@ def _solve(  # type: ignore[no-untyped-def]  # numba kernel: shapes in QuotaSolv
         n = _oracle(high, _PLAIN_FLOOR, min_quota, problem, state, out)
         if n >= 0:
             return high, n
-    n = _oracle(high, _NO_FLOOR, 0, problem, state, out)
-    assert n >= 0  # the upper end of the interval is a success by construction
-    return high, n
+    # The upper end of the interval is a success by construction; rebuild its plan.
+    return high, _oracle(high, _NO_FLOOR, 0, problem, state, out)
 
 
 @njit(cache=True)
@@ -272,7 +271,7 @@ def _order(  # type: ignore[no-untyped-def]
 def _oracle(tau, mode, min_quota, problem, state, out):  # type: ignore[no-untyped-def]
     """Bring every rank to ``tau`` at most, or return -1; else the number of replicas."""
     loads, start, domain, slots, hot = problem
-    rank_load, slack, free, stamp, rank_order, expert_order = state
+    rank_load, slack, free, _, rank_order, expert_order = state
     ranks = rank_load.shape[0]
     for r in range(ranks):
         slack[r] = tau - rank_load[r]

@@ -1,0 +1,15 @@
+"""Balancing policies: one file each under one contract, found by name or entry point."""
+
+from .api import plan
+from .base import DecisionPrice, History, Policy, PolicyState
+from .registry import available_policies, get_policy
+
+__all__ = [
+    "DecisionPrice",
+    "History",
+    "Policy",
+    "PolicyState",
+    "available_policies",
+    "get_policy",
+    "plan",
+]

@@ -1,0 +1,57 @@
+"""Plan one load matrix with one policy: the shortest way in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from ..planning import EPLayout, Plan, check_loads
+from .base import Policy
+from .registry import get_policy
+
+
+def plan(
+    loads: ArrayLike, layout: EPLayout, policy: str | Policy = "ultraep", **options: Any
+) -> Plan:
+    """Plan replicas and quotas for one layer and micro-batch.
+
+    Parameters
+    ----------
+    loads : array_like of int, shape [experts] or [ranks, experts]
+        (token, expert) pairs of each source rank; a vector where the source is unknown.
+    layout : EPLayout
+    policy : str or Policy
+        A name, see `available_policies`, or a policy made for the same layout.
+    **options
+        Options of a policy given by name.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    LoadsError, PolicyError
+        If the loads or the policy cannot be used.
+
+    Notes
+    -----
+    There is no history here: a history policy that never saw a load leaves mains at home, so it
+    is given these loads as its history, the best it could ever know.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ultraep_sim as us
+    >>> layout = us.EPLayout(num_ranks=4, num_experts=8, slots_per_rank=1)
+    >>> print(us.plan(np.array([70, 10, 5, 5, 5, 5, 10, 10]), layout))
+    Plan by ultraep: imbalance 2.667 -> 1.033, 3 replicas, max fan-out 3
+    """
+    matrix = check_loads(loads, layout)
+    chosen = get_policy(policy, layout, **options) if isinstance(policy, str) else policy
+    state = chosen.new_state()
+    if chosen.cadence_steps is not None:
+        state.history.add(-1, matrix.sum(axis=0))
+        state.since = -chosen.cadence_steps
+    return chosen.plan(matrix, state)

@@ -1,0 +1,204 @@
+"""The contract of a balancing policy: what it may see, when it acts, what it costs.
+
+A policy is bound to a layout and planned layer by layer. It sees the exact loads of the
+micro-batch it plans (``exact``), or only the history in its state: loads of global batches that
+are over. The engine fills that history, so a policy cannot look into the future by accident;
+a history policy that lets the loads it is handed decide *where* replicas go fails the
+conformance tests.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import PolicyError
+from ..model.provenance import Quantity
+from ..planning import EPLayout, Plan
+
+Transport = Literal["none", "stream", "migrate", "free"]
+
+
+@dataclass(frozen=True)
+class DecisionPrice:
+    """What one decision costs in time.
+
+    Attributes
+    ----------
+    exchange : Quantity
+        Count all-gather before an exact decision.
+    solve : Quantity
+        The decision itself.
+    tasks : Quantity
+        Building the transfer task lists and launching the transfer.
+    reroute : Quantity
+        Mapping tokens to instances.
+    transport : {"none", "stream", "migrate", "free"}
+        ``stream``: the weights of every replica travel every micro-batch, tile by tile, exposed.
+        ``migrate``: weights move by bulk send/receive, only when the placement changes.
+        ``free``: weights appear where they are needed. ``none``: there are no replicas.
+    relay : bool
+        Whether streaming may use the two-stage relay.
+    hidden : bool
+        Whether the decision overlaps other work and costs nothing on the critical path.
+    """
+
+    exchange: Quantity
+    solve: Quantity
+    tasks: Quantity
+    reroute: Quantity
+    transport: Transport
+    relay: bool = False
+    hidden: bool = False
+
+
+def nothing(source: str) -> Quantity:
+    """Zero seconds, with the reason why."""
+    return Quantity(0.0, "us", "assumed", source, 0.0, 0.0)
+
+
+# Prices shared by policies. The published hot path of one forward layer is planning 56 us and
+# building the transfer tasks 38 us; the all-gather figure is NCCL's.
+EXCHANGE = Quantity(11.0, "us", "published", "NCCL all-gather of the counts, DESIGN section 6")
+TASKS = Quantity(38.0, "us", "published", "UltraEP hot path, building the transfer tasks")
+REROUTE = Quantity(20.0, "us", "assumed", "8192 x top-8 ids through a prefix kernel", 10.0, 60.0)
+
+
+@dataclass
+class History:
+    """Expert loads of global batches that are over, newest last; filled by the engine."""
+
+    keep: int
+    _steps: deque[int] = field(default_factory=deque)
+    _loads: deque[NDArray[np.int64]] = field(default_factory=deque)
+
+    def add(self, step: int, loads: NDArray[np.int64]) -> None:
+        """Add the expert loads of one micro-batch of ``step``; one step's are summed."""
+        if self._steps and self._steps[-1] == step:
+            self._loads[-1] += loads
+            return
+        self._steps.append(step)
+        self._loads.append(loads.copy())
+        while len(self._steps) > self.keep:
+            self._steps.popleft()
+            self._loads.popleft()
+
+    def clear(self) -> None:
+        """Forget everything: the trace has a gap."""
+        self._steps.clear()
+        self._loads.clear()
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def window(self, step: int, length: int) -> list[NDArray[np.int64]]:
+        """Return the loads, int64 [experts] each, of global batches in [step - length, step)."""
+        pairs = zip(self._steps, self._loads, strict=True)
+        return [loads for at, loads in pairs if step - length <= at < step]
+
+
+@dataclass
+class PolicyState:
+    """What a policy knows about one layer besides the loads at hand.
+
+    Attributes
+    ----------
+    layer : int
+    step, micro_batch : int
+        Position of the micro-batch being planned.
+    history : History
+        Global batches that are over. The running one is not in it.
+    since : int
+        First step after the start of the trace or its last gap.
+    warm : bool
+        Whether the policy has had the history it asks for since then.
+    placement : object
+        The policy's own; kept from micro-batch to micro-batch, dropped at a gap.
+    moved : ndarray of int64, shape [ranks], optional
+        Set by a policy that just changed its placement: expert weights each rank received.
+    """
+
+    layer: int = 0
+    step: int = 0
+    micro_batch: int = 0
+    history: History = field(default_factory=lambda: History(0))
+    since: int = 0
+    warm: bool = True
+    placement: Any = None
+    moved: NDArray[np.int64] | None = None
+
+
+class Policy(ABC):
+    """One balancing policy bound to one layout.
+
+    Parameters
+    ----------
+    layout : EPLayout
+
+    Notes
+    -----
+    Options are the keyword-only parameters of ``__init__``. A policy has no state of its own
+    besides its workspace: everything it remembers is in the `PolicyState` of the layer.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    sees: ClassVar[str]
+    acts: ClassVar[str]
+    costs: ClassVar[str]
+    exact: ClassVar[bool] = True
+    never_worse: ClassVar[bool] = False
+    moves_mains: ClassVar[bool] = False
+    may_cross: ClassVar[bool] = False
+
+    def __init__(self, layout: EPLayout) -> None:
+        self.layout = layout
+
+    @property
+    def cadence_steps(self) -> int | None:
+        """Global batches between two placements; None for a policy without history."""
+        return None
+
+    @property
+    def window_steps(self) -> int:
+        """Global batches of history it asks for."""
+        return 0
+
+    def new_state(self, layer: int = 0) -> PolicyState:
+        """Return the state of a layer before its first micro-batch."""
+        keep = self.window_steps + 1  # and the running global batch
+        return PolicyState(layer, history=History(keep), warm=self.cadence_steps is None)
+
+    @abstractmethod
+    def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
+        """Plan one layer and micro-batch.
+
+        Parameters
+        ----------
+        loads : ndarray of int64, shape [sources, experts]
+            Checked loads, see `ultraep_sim.planning.check_loads`.
+        state : PolicyState
+            The layer's state; the policy may change ``placement``, ``moved`` and ``warm``.
+        """
+
+    @abstractmethod
+    def price(self) -> DecisionPrice:
+        """Return what a decision costs."""
+
+
+def positive(name: str, value: int) -> int:
+    """Check an option that counts something.
+
+    Raises
+    ------
+    PolicyError
+        If it is not a whole number above zero.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise PolicyError("not a positive whole number", place=name, value=value)
+    return value

@@ -1,0 +1,154 @@
+"""EPLB: placements from history, re-planned now and then, even split over replicas.
+
+Source: DeepSeek's public EPLB algorithm, global mode (one group, one node), written from its
+description. Hierarchical mode is not here yet.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import PolicyError
+from ..planning import EPLayout, Plan
+from ..planning.assemble import even_quotas
+from .base import DecisionPrice, Policy, PolicyState, Transport, nothing, positive
+from .replication import pack, replicate
+
+
+class Placement(NamedTuple):
+    """Which rank hosts which instance; grouped by expert as in a `Plan`."""
+
+    offsets: NDArray[np.int64]
+    rank: NDArray[np.int32]
+    slot: NDArray[np.int32]
+
+
+class EPLB(Policy):
+    """DeepSeek's expert-parallel load balancer on the mean of a past window.
+
+    Every rank holds ceil(experts / ranks) + slots instances, and mains move. Before there is
+    history the mains are at home. It may put two instances of one expert on one rank.
+
+    Parameters
+    ----------
+    layout : EPLayout
+    cadence_steps : int
+        Global batches between two placements (published: 3 in training, 50 in prefill).
+    window_steps : int, optional
+        Global batches the mean is taken over; default the cadence.
+    migration : {"migrate", "free"}
+        Whether moving weights takes time. The published EPLB rows were taken with near-zero-cost
+        migration.
+    """
+
+    name = "eplb"
+    summary = "DeepSeek's EPLB: placement from history, re-planned at a cadence"
+    sees = "the mean load of the last window of global batches"
+    acts = "every cadence_steps global batches; splits evenly in between"
+    costs = "weights that move at a re-plan; the decision itself is off the critical path"
+    exact = False
+    moves_mains = True
+    may_cross = True
+
+    def __init__(
+        self,
+        layout: EPLayout,
+        *,
+        cadence_steps: int = 3,
+        window_steps: int | None = None,
+        migration: str = "migrate",
+    ) -> None:
+        super().__init__(layout)
+        self._cadence = positive("cadence_steps", cadence_steps)
+        self._window = positive("window_steps", window_steps or cadence_steps)
+        if migration not in ("migrate", "free"):
+            raise PolicyError(
+                "unknown migration", place="migration", value=migration,
+                remedy="give migrate or free",
+            )  # fmt: skip
+        self._migration = migration
+
+    @property
+    def cadence_steps(self) -> int:
+        """Global batches between two placements."""
+        return self._cadence
+
+    @property
+    def window_steps(self) -> int:
+        """Global batches the mean is taken over."""
+        return self._window
+
+    def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
+        """Split the loads evenly over the placement the history gave."""
+        if state.placement is None:
+            state.placement = (_at_home(self.layout), state.since)
+        placement, placed_at = state.placement
+        window = state.history.window(state.step, self._window)
+        if window and state.step - placed_at >= self._cadence:
+            old, placement = placement, place_globally(self.layout, np.sum(window, axis=0))
+            state.placement = (placement, state.step)
+            state.moved = _received(self.layout, old, placement)
+            state.warm = True
+        return Plan(
+            self.layout, loads, placement.offsets, placement.rank, placement.slot,
+            even_quotas(loads.sum(axis=0), placement.offsets),
+            policy=self.name, locality=False, moves_mains=True, may_cross=True,
+        )  # fmt: skip
+
+    def price(self) -> DecisionPrice:
+        """Return zero for the decision; moving weights is charged when they move."""
+        zero = nothing("planned on the host beside the running batch")
+        transport: Transport = "migrate" if self._migration == "migrate" else "free"
+        return DecisionPrice(
+            zero, zero, zero, nothing("a static table maps tokens"), transport, hidden=True
+        )
+
+
+def place_globally(layout: EPLayout, weights: NDArray[np.int64]) -> Placement:
+    """Replicate, then pack all instances onto ranks of equal instance count.
+
+    Parameters
+    ----------
+    layout : EPLayout
+        Its homes and domains do not matter here.
+    weights : ndarray of int64, shape [experts]
+        Expected load of each expert; only proportions matter.
+    """
+    ranks = layout.num_ranks
+    capacity = -(-layout.num_experts // ranks) + layout.slots_per_rank
+    copies = replicate(weights, ranks * capacity - layout.num_experts)
+    offsets = np.concatenate(([0], np.cumsum(copies))).astype(np.int64)
+    rank = pack(np.repeat(weights / copies, copies), ranks).astype(np.int32)
+    return Placement(offsets, rank, _slots(offsets, rank, ranks))
+
+
+def _at_home(layout: EPLayout) -> Placement:
+    offsets = np.arange(layout.num_experts + 1, dtype=np.int64)
+    return Placement(offsets, layout.home.copy(), np.full(layout.num_experts, -1, np.int32))
+
+
+def _slots(offsets: NDArray[np.int64], rank: NDArray[np.int32], ranks: int) -> NDArray[np.int32]:
+    """Give each rank's replicas a number; the first instance of an expert is its main (-1)."""
+    slot = np.full(len(rank), -1, np.int32)
+    is_main = np.zeros(len(rank), bool)
+    is_main[offsets[:-1]] = True
+    used = np.zeros(ranks, np.int32)
+    for i in np.flatnonzero(~is_main):
+        slot[i] = used[rank[i]]
+        used[rank[i]] += 1
+    return slot
+
+
+def _received(layout: EPLayout, old: Placement, new: Placement) -> NDArray[np.int64]:
+    """Count the experts each rank holds now and did not hold before, int64 [ranks]."""
+    key_old, key_new = _held(old, layout.num_ranks), _held(new, layout.num_ranks)
+    arrived = np.setdiff1d(key_new, key_old)
+    return np.bincount(arrived % layout.num_ranks, minlength=layout.num_ranks)
+
+
+def _held(placement: Placement, ranks: int) -> NDArray[np.int64]:
+    counts = np.diff(placement.offsets)
+    return np.repeat(np.arange(len(counts)), counts) * ranks + placement.rank
