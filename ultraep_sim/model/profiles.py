@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ultraep_sim.errors import ProfileError
 from ultraep_sim.model.dtypes import DTYPES
-from ultraep_sim.model.provenance import Quantity
+from ultraep_sim.model.provenance import SCENARIO_OVERRIDE, Quantity
 
 Kernel = Literal["expert", "dense", "attention"]
 Direction = Literal["forward", "backward"]
@@ -175,6 +175,11 @@ class GpuProfile(_Profile):
         speedup = 1.0 if dtype == "bf16" else getattr(self, f"{dtype}_speedup").si
         return float(min(base.si * speedup, peak))
 
+    @property
+    def memory_rate(self) -> float:
+        """Achieved HBM bandwidth in bytes/s, never above the nominal one."""
+        return min(self.hbm_achieved_TBps.si, self.hbm_TBps.si)
+
 
 @dataclass(frozen=True)
 class RackProfile(_Profile):
@@ -200,6 +205,11 @@ class RackProfile(_Profile):
         Bulk send/receive of weights (re-placement of history-based policies).
     grad_reduce_GBps, grad_reduce_sms : Quantity
         Rate at which a home rank gathers and adds replica gradients, and the SMs that takes.
+
+    Notes
+    -----
+    Achieved figures set the time; nominal ones cap them, so overriding a nominal figure upwards
+    alone changes nothing.
     """
 
     name: str
@@ -237,6 +247,55 @@ class RackProfile(_Profile):
     def domain_size(self) -> int:
         """GPUs in the scale-up domain."""
         return round(self.domain.value)
+
+    def alltoall_rate(self, direction: Direction) -> float:
+        """Achieved dispatch or combine rate of a rank in bytes/s, at most the nominal link's."""
+        achieved: Quantity = getattr(self, f"alltoall_{direction}_GBps")
+        return min(achieved.si, self.scale_up_GBps.si)
+
+    @property
+    def scale_out_rate(self) -> float:
+        """Achieved all-to-all rate of a rank's NIC in bytes/s, at most its nominal rate."""
+        return min(self.scale_out_achieved_GBps.si, self.scale_out_Gbps.si)
+
+    @property
+    def stream_rate(self) -> float:
+        """Tile-streaming rate of the busiest GPU in bytes/s, at most the nominal link's."""
+        return min(self.stream_GBps.si, self.scale_up_GBps.si)
+
+    @property
+    def migrate_rate(self) -> float:
+        """Bulk send/receive rate in bytes/s, at most the nominal link's."""
+        return min(self.migrate_GBps.si, self.scale_up_GBps.si)
+
+    def grad_reduce_rate(self, sms: int | None = None) -> float:
+        """Rate in bytes/s at which a home gathers replica gradients on a budget of SMs.
+
+        Proportional to the SMs (it is bound by them) until the streaming rate of the link.
+
+        Raises
+        ------
+        ProfileError
+            A budget that the GPU does not have.
+        """
+        budget = self.grad_reduce_sms.si if sms is None else sms
+        if not 1 <= budget <= self.gpu.sms.si:
+            raise ProfileError(
+                f"{self.gpu.name} has {self.gpu.sms.value:g} SMs",
+                place="grad_reduce_sms",
+                value=budget,
+                remedy="give a budget within them",
+            )
+        rate = self.grad_reduce_GBps.si * budget / self.grad_reduce_sms.si
+        return min(rate, self.stream_rate)
+
+    def overrides(self) -> dict[str, float]:
+        """Return the numbers that `with_overrides` replaced, by (dotted) name."""
+        return {
+            name: q.value
+            for name, q in self.quantities().items()
+            if q.provenance == "assumed" and q.source == SCENARIO_OVERRIDE
+        }
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> RackProfile:
         """Return the rack with numbers replaced, each marked as the user's assumption.

@@ -11,6 +11,9 @@ from ultraep_sim.errors import ProfileError
 Provenance = Literal["measured", "published", "datasheet", "fitted", "assumed"]
 PROVENANCES: tuple[str, ...] = get_args(Provenance)
 
+#: Source of a number that a scenario replaced.
+SCENARIO_OVERRIDE = "scenario override"
+
 #: Factor from a unit to its SI base (seconds, bytes, bytes/s, FLOP/s, plain numbers).
 UNITS: dict[str, float] = {
     "1": 1.0,
@@ -123,7 +126,7 @@ class Quantity:
         """The value in SI units: s, B, B/s, FLOP/s or a plain number."""
         return self.value * UNITS[self.unit]
 
-    def overridden(self, value: float, source: str = "scenario override") -> Quantity:
+    def overridden(self, value: float, source: str = SCENARIO_OVERRIDE) -> Quantity:
         """Return the same quantity with another value, marked as an assumption of the user's."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ProfileError("not a number", value=value, remedy=f"give a number in {self.unit}")

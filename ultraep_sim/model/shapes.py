@@ -142,7 +142,7 @@ class ModelShape:
         All layers, and how many of them (the first) have a dense feed-forward network.
     hidden, expert_ffn : int
         H and I: an expert has 3 H I parameters (gate, up, down).
-    experts, top_k, shared_experts : int
+    num_experts, top_k, shared_experts : int
         Routed experts, experts per token, experts every token visits (each of width `expert_ffn`).
     dense_ffn, vocabulary : int
         Width of the dense layers' network (0 where there is none); rows of the embedding.
@@ -162,7 +162,7 @@ class ModelShape:
     layers: int
     hidden: int
     expert_ffn: int
-    experts: int
+    num_experts: int
     top_k: int
     attention: AttentionShape
     dense_layers: int = 0
@@ -174,7 +174,7 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         place = f"model {self.name}"
-        for name in ("layers", "hidden", "expert_ffn", "experts", "top_k"):
+        for name in ("layers", "hidden", "expert_ffn", "num_experts", "top_k"):
             _check_count(place, name, getattr(self, name), 1)
         for name in ("dense_layers", "shared_experts", "dense_ffn", "vocabulary"):
             _check_count(place, name, getattr(self, name), 0)
@@ -187,9 +187,9 @@ class ModelShape:
                 value=self.attention,
                 remedy="use ModelShape.from_dict for a plain mapping",
             )
-        if self.top_k > self.experts:
+        if self.top_k > self.num_experts:
             raise ProfileError(
-                f"top_k exceeds the {self.experts} experts",
+                f"top_k exceeds the {self.num_experts} experts",
                 place=place,
                 value=self.top_k,
                 remedy="lower top_k or raise experts",
@@ -229,14 +229,14 @@ class ModelShape:
         """Parameters outside the routed experts, embedding and head included."""
         h = self.hidden
         per_layer = self.attention.projection_params(h) + 2 * h
-        moe = self.moe_layers * (h * self.experts + self.shared_experts * self.expert_params)
+        moe = self.moe_layers * (h * self.num_experts + self.shared_experts * self.expert_params)
         dense = self.dense_layers * 3 * h * self.dense_ffn
         return self.layers * per_layer + moe + dense + 2 * self.vocabulary * h
 
     @property
     def params(self) -> int:
         """All parameters."""
-        return self.moe_layers * self.experts * self.expert_params + self.other_params
+        return self.moe_layers * self.num_experts * self.expert_params + self.other_params
 
     def expert_bytes(self, dtype: str) -> float:
         """Bytes of one expert's weights, block scales included."""
@@ -294,7 +294,7 @@ _PRESETS = (
         dense_layers=1,
         hidden=4096,
         expert_ffn=1408,
-        experts=128,
+        num_experts=128,
         top_k=8,
         shared_experts=1,
         dense_ffn=10944,
@@ -309,7 +309,7 @@ _PRESETS = (
         dense_layers=3,
         hidden=5120,
         expert_ffn=1536,
-        experts=160,
+        num_experts=160,
         top_k=8,
         shared_experts=1,
         dense_ffn=12288,
@@ -323,7 +323,7 @@ _PRESETS = (
         layers=94,
         hidden=4096,
         expert_ffn=1536,
-        experts=128,
+        num_experts=128,
         top_k=8,
         vocabulary=151936,
         attention=_gqa(64, 4, 128),
@@ -333,7 +333,7 @@ _PRESETS = (
         layers=48,
         hidden=2048,
         expert_ffn=768,
-        experts=128,
+        num_experts=128,
         top_k=8,
         vocabulary=151936,
         attention=_gqa(32, 4, 128),
@@ -344,7 +344,7 @@ _PRESETS = (
         dense_layers=3,
         hidden=7168,
         expert_ffn=2048,
-        experts=256,
+        num_experts=256,
         top_k=8,
         shared_experts=1,
         dense_ffn=18432,
@@ -359,7 +359,7 @@ _PRESETS = (
         dense_layers=1,
         hidden=7168,
         expert_ffn=2048,
-        experts=384,
+        num_experts=384,
         top_k=8,
         shared_experts=1,
         dense_ffn=18432,
@@ -373,7 +373,7 @@ _PRESETS = (
         layers=36,
         hidden=2880,
         expert_ffn=2880,
-        experts=128,
+        num_experts=128,
         top_k=4,
         vocabulary=201088,
         attention=_gqa(64, 8, 64, window=128, every=2),
@@ -383,7 +383,7 @@ _PRESETS = (
         layers=56,
         hidden=6144,
         expert_ffn=16384,
-        experts=8,
+        num_experts=8,
         top_k=2,
         vocabulary=32000,
         attention=_gqa(48, 8, 128),
