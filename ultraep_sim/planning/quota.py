@@ -8,8 +8,9 @@ probe sequence that every implementation follows:
 1. ``first`` = ceil(target x mean) of the most loaded scale-up domain (a replica may not leave
    its domain, so no threshold below that mean can hold). If no rank is above ``first``, the
    plan is empty.
-2. Probe ``first`` with a floor on every move (``min_quota``, and dynamically ceil(excess left /
-   feasible targets)), then without. The first success is the plan.
+2. Probe ``first`` with a floor on every move: the larger of ``min_quota`` and a dynamic floor,
+   ceil(excess left / feasible targets); then with the dynamic floor alone; then without. The
+   first success is the plan.
 3. Else search ``(first, max rank load]``: each round probes `PROBES` equally spaced thresholds,
    without a floor. The smallest that succeeds becomes the upper end, the probe below it the
    lower end, until the interval is at most max(1, mean / `RESOLUTION`). The upper end always
@@ -188,8 +189,9 @@ def _solve(  # type: ignore[no-untyped-def]  # numba kernel: shapes in QuotaSolv
     out = (out_expert, out_rank, out_quota)
     problem = (loads, start, domain, slots, hot)
 
-    for mode in (_DYNAMIC_FLOOR, _NO_FLOOR):
-        n = _oracle(first, mode, min_quota, problem, state, out)
+    for attempt in range(0 if min_quota > 0 else 1, 3):
+        mode = _NO_FLOOR if attempt == 2 else _DYNAMIC_FLOOR
+        n = _oracle(first, mode, min_quota if attempt == 0 else 0, problem, state, out)
         if n >= 0:
             return first, n
 

@@ -41,12 +41,12 @@ def relay_tree(
     parent = np.empty(rank.shape[0], np.int32)
     direct = np.zeros(num_ranks, np.int64)
     sent = np.zeros(num_ranks, np.int64)
-    relayed = _relay(offsets, rank, domain_size, parent, direct, sent)
+    relayed = fill_relay(offsets, rank, domain_size, parent, direct, sent)
     return parent, bool(relayed)
 
 
 @njit(cache=True)
-def _relay(offsets, rank, domain_size, parent, direct, sent):  # type: ignore[no-untyped-def]
+def fill_relay(offsets, rank, domain_size, parent, direct, sent):  # type: ignore[no-untyped-def]
     """Fill parents and the copies each rank sends, directly (``direct``) and relayed (``sent``)."""
     direct[:] = 0
     experts = offsets.shape[0] - 1

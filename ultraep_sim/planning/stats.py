@@ -9,7 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .plan import Plan
-from .relay import _relay
+from .relay import fill_relay
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class StatsBuilder:
                 out.near_sent[n], out.near_received[n], out.far_sent[n], out.far_received[n],
             )  # fmt: skip
         parent = np.empty(rank.shape[0], np.int32)
-        out.relayed[n] = _relay(
+        out.relayed[n] = fill_relay(
             offsets, rank, layout.domain, parent, out.copies_sent[n], out.relay_sent[n]
         )
         out.copies_received[n] = plan.receives_per_rank

@@ -1,0 +1,55 @@
+"""The flat counts agree with the plans they come from."""
+
+import numpy as np
+import pytest
+import ultraep_sim as us
+from hypothesis import given, settings
+from ultraep_sim.planning import StatsBuilder
+
+from .strategies import problems
+
+
+def counts_from_split(plan):
+    """Sent and received pairs of every rank, near and far, the slow way."""
+    ranks, domain = plan.layout.num_ranks, plan.layout.domain_of
+    out = np.zeros((4, ranks), np.int64)
+    for s in range(ranks):
+        for i, r in enumerate(plan.rank):
+            if r != s:
+                far = int(domain[r] != domain[s])
+                out[2 * far, s] += plan.split[s, i]
+                out[2 * far + 1, r] += plan.split[s, i]
+    return out
+
+
+@pytest.mark.parametrize("policy", ["none", "ultraep", "eplb", "eplb_plus", "ideal"])
+@given(problem=problems(max_ranks=10))
+@settings(max_examples=40, deadline=None)
+def test_counts_agree_with_the_plan(policy, problem):
+    layout, loads = problem
+    if loads.shape[0] != layout.num_ranks:
+        loads = np.repeat(loads, layout.num_ranks, axis=0)
+    plan = us.plan(loads, layout, policy=policy)
+    builder = StatsBuilder(2, layout.num_ranks, tile_rows=128)
+    for _ in range(2):  # the second record must not see the first
+        builder.add(plan)
+    stats = builder.stats
+    near_sent, near_received, far_sent, far_received = counts_from_split(plan)
+    # Without locality the one-domain shortcut rounds local shares down instead of exactly.
+    slack = 0 if plan.locality or layout.num_domains > 1 else 8 * layout.num_experts
+    for n in range(2):
+        assert stats.pairs[n].tolist() == plan.rank_loads.tolist()
+        assert np.abs(stats.near_sent[n] - near_sent).max() <= slack
+        assert np.abs(stats.near_received[n] - near_received).max() <= slack
+        assert stats.near_sent[n].sum() == stats.near_received[n].sum()
+        assert stats.far_sent[n].tolist() == far_sent.tolist()
+        assert stats.far_received[n].tolist() == far_received.tolist()
+        assert stats.copies_sent[n].tolist() == plan.sends_per_rank.tolist()
+        assert stats.copies_received[n].tolist() == plan.receives_per_rank.tolist()
+        assert stats.relay_sent[n].sum() == plan.num_replicas
+        active = plan.quota > 0
+        tiles = np.bincount(
+            plan.rank[active], -(-plan.quota[active] // 128), minlength=layout.num_ranks
+        )
+        assert stats.tiles[n].tolist() == tiles.tolist()
+        assert stats.instances[n].sum() == active.sum()
