@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -108,6 +109,8 @@ class RouterRecorder:
 
     def __enter__(self) -> RouterRecorder:
         """Attach the hooks."""
+        if isinstance(self.out, (str, Path)):
+            require_pyarrow(Path(self.out))  # now, not after an hour of training
         model = self.model
         self._handles = [
             model.register_forward_pre_hook(self._forward_begins, with_kwargs=True),
@@ -203,7 +206,8 @@ class RouterRecorder:
                 )
             if layer in self._seen:
                 raise RecordError(
-                    "the router ran twice in one forward", place=router.name,
+                    "the router ran twice in one forward",
+                    place=router.name,
                     remedy="layers that share a router cannot be told apart",
                 )
             self._seen.append(layer)
@@ -212,7 +216,8 @@ class RouterRecorder:
         return after
 
     def _count(self, layer: int, ids: torch.Tensor) -> None:
-        assert self._bins is not None and self._counts is not None  # noqa: S101 - for mypy
+        if self._bins is None or self._counts is None:
+            return
         rows, E = self.sources.ranks, self.num_experts
         bins = self._bins.to(ids.device).unsqueeze(1)
         key = bins * E + ids
@@ -252,14 +257,9 @@ class RouterRecorder:
         return self._writer
 
     def _open(self, path: Path) -> Any:
-        try:
-            from ultraep_sim.trace import TraceMeta, TraceWriter
-        except ImportError as missing:
-            raise RecordError(
-                f"writing a trace needs the package {missing.name}",
-                file=path,
-                remedy="pip install pyarrow, or give RouterRecorder an object with append()",
-            ) from missing
+        # Here, not above: hooks without a file must work where pyarrow is not installed.
+        from ultraep_sim.trace import TraceMeta, TraceWriter
+
         name = self.name or type(self.model).__name__
         sampling = {} if self.windows is None else {"steps": [list(w) for w in self.windows]}
         meta = TraceMeta(
@@ -276,6 +276,16 @@ class RouterRecorder:
             notes={"layer_names": [r.name for r in self.routers], **self.notes},
         )
         return TraceWriter(path, meta).__enter__()
+
+
+def require_pyarrow(path: Path) -> None:
+    """Raise `RecordError` where no trace can be written."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise RecordError(
+            "writing a trace needs pyarrow",
+            file=path,
+            remedy="pip install pyarrow, or give RouterRecorder an object with append()",
+        )
 
 
 def _in_backward() -> bool:

@@ -154,6 +154,4 @@ def _tensors(output: Any) -> Iterator[torch.Tensor]:
 
 def _is_ids(tensor: torch.Tensor, top_k: int) -> bool:
     whole = not tensor.is_floating_point() and not tensor.is_complex()
-    return (
-        whole and tensor.dtype != torch.bool and tensor.dim() >= 2 and tensor.shape[-1] == top_k
-    )
+    return whole and tensor.dtype != torch.bool and tensor.dim() >= 2 and tensor.shape[-1] == top_k

@@ -16,10 +16,11 @@ the two published families:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 VOCABULARY = 256  # bytes
 
@@ -60,7 +61,9 @@ class _GroupedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, w, bounds):
+    def forward(
+        ctx: Any, x: torch.Tensor, w: torch.Tensor, bounds: list[tuple[int, int]]
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, w)
         ctx.bounds = bounds
         y = x.new_empty(x.shape[0], w.shape[2])
@@ -70,7 +73,7 @@ class _GroupedLinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         x, w = ctx.saved_tensors
         dx, dw = torch.empty_like(x), torch.zeros_like(w)
         for e, (a, b) in enumerate(ctx.bounds):
@@ -80,12 +83,19 @@ class _GroupedLinear(torch.autograd.Function):
         return dx, dw, None
 
 
+def _grouped(x: torch.Tensor, w: torch.Tensor, bounds: list[tuple[int, int]]) -> torch.Tensor:
+    # torch declares Function.apply without types.
+    return cast(torch.Tensor, _GroupedLinear.apply(x, w, bounds))  # type: ignore[no-untyped-call]
+
+
 class TopKRouter(nn.Module):
     """Choose ``top_k`` experts for every token.
 
     ``forward(x[T, width])`` returns ``(weights[T, k] float32, experts[T, k] int64,
     scores[T, E] float32)``: the ids are those the layer computes with.
     """
+
+    selection_bias: torch.Tensor
 
     def __init__(self, config: TinyMoEConfig) -> None:
         super().__init__()
@@ -128,8 +138,8 @@ class MoELayer(nn.Module):
         order = experts.reshape(-1).argsort(stable=True)
         ends = torch.bincount(experts.reshape(-1), minlength=E).cumsum(0).tolist()
         bounds = list(zip([0, *ends[:-1]], ends, strict=True))
-        gate, up = _GroupedLinear.apply(flat[order // k], self.w_in, bounds).chunk(2, dim=-1)
-        y = _GroupedLinear.apply(F.silu(gate) * up, self.w_out, bounds)
+        gate, up = _grouped(flat[order // k], self.w_in, bounds).chunk(2, dim=-1)
+        y = _grouped(F.silu(gate) * up, self.w_out, bounds)
         back = torch.empty_like(order)
         back[order] = torch.arange(order.numel())
         out = torch.bmm(weights.unsqueeze(1), y[back].view(-1, k, width)).squeeze(1)
@@ -138,7 +148,7 @@ class MoELayer(nn.Module):
     def _balance_loss(
         self, experts: torch.Tensor, scores: torch.Tensor, batch: int
     ) -> torch.Tensor:
-        E, k = self.config.experts, self.config.top_k
+        E = self.config.experts
         groups = batch if self.config.balance == "bias" else 1
         owner = torch.arange(groups).repeat_interleave(experts.numel() // groups)
         counts = torch.bincount(owner * E + experts.reshape(-1), minlength=groups * E)
@@ -208,7 +218,7 @@ class TinyMoE(nn.Module):
 
     def routers(self) -> list[TopKRouter]:
         """Return the routers in layer order."""
-        return [block.moe.router for block in self.blocks]
+        return [cast(Block, block).moe.router for block in self.blocks]
 
     @torch.no_grad()
     def update_selection_bias(self, counts: torch.Tensor) -> None:

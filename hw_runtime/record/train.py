@@ -10,15 +10,15 @@ checkpoint and gives the same counts as one that was never interrupted.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from hw_runtime.record.recorder import RouterRecorder
 from hw_runtime.record.sources import Sources
@@ -136,8 +136,12 @@ class Trainer:
         self.recorder.__enter__()  # hooked for the life of the trainer
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+            groups,
             lr=config.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=config.weight_decay,
@@ -183,7 +187,7 @@ class Trainer:
         }
         part = path.with_suffix(".part")
         torch.save(state, part)
-        os.replace(part, path)
+        part.replace(path)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of the same configuration."""
@@ -243,4 +247,4 @@ def save_chunk(out: Path, first: int, counts: np.ndarray, losses: np.ndarray) ->
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.savez_compressed(file, counts=counts, loss=losses)
-    os.replace(part, path)
+    part.replace(path)
