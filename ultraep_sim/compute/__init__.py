@@ -1,0 +1,1 @@
+"""How long kernels take: closed forms over per-rank counts."""

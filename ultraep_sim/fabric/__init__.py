@@ -1,0 +1,1 @@
+"""How long transfers take: closed forms on a healthy, otherwise idle fabric."""
