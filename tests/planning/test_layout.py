@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from ultraep_sim.errors import LayoutError
 from ultraep_sim.planning import EPLayout, default_home
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ultraep_sim.errors import LoadsError
 from ultraep_sim.planning import MAX_TOTAL, EPLayout, check_loads, spread_evenly
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 import ultraep_sim as us
 from ultraep_sim.errors import PlanError
 from ultraep_sim.planning import EPLayout

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-import ultraep_sim as us
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import ultraep_sim as us
 from ultraep_sim.errors import PolicyError
 from ultraep_sim.planning import EPLayout, QuotaOptions, QuotaSolver
 

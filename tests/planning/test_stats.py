@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-import ultraep_sim as us
 from hypothesis import given, settings
+
+import ultraep_sim as us
 from ultraep_sim.planning import StatsBuilder
 
 from .strategies import problems
