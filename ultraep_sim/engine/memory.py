@@ -8,7 +8,7 @@ over the replayed records, because a rank that runs out of memory once has run o
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ from ultraep_sim.model.dtypes import GRADIENT_BYTES, activation_bytes
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.shapes import ModelShape
 
+if TYPE_CHECKING:
+    from ultraep_sim.planning import EPLayout
+    from ultraep_sim.policies.base import Transport
+
 _BF16 = 2.0
 _FP32 = 4.0
 # Adam in mixed precision: fp32 master weight and two moments.
@@ -26,7 +30,7 @@ _OPTIMIZER_BYTES = 12.0
 
 
 @dataclass(frozen=True)
-class MemoryReport:
+class MemoryUse:
     """What fills the HBM of the fullest rank, in bytes.
 
     Attributes
@@ -198,31 +202,29 @@ def _buffer_bytes_per_pair(shape: ModelShape, options: LayerOptions) -> float:
     return shape.hidden * wire
 
 
-def memory_report(
+def memory_use(
     shape: ModelShape,
     rack: RackProfile,
+    layout: EPLayout,
+    pairs: NDArray[Any],
     options: LayerOptions,
-    pairs: NDArray[np.integer[Any]],
     *,
-    slots_per_rank: int,
-    transport: str,
+    transport: Transport = "stream",
     groups: NDArray[np.integer[Any]] | None = None,
     pipeline_stages: int = 1,
     data_parallel: int = 1,
-) -> MemoryReport:
+) -> MemoryUse:
     """Account for the HBM of the fullest rank under one policy.
 
     Parameters
     ----------
-    shape, rack, options : ModelShape, RackProfile, LayerOptions
+    shape, rack, layout, options : ModelShape, RackProfile, EPLayout, LayerOptions
         What runs where and how.
-    pairs : integer ndarray [N, R]
-        Pairs each rank computes in each record; R is the size of the EP group.
-    slots_per_rank : int
-        Redundant slots the policy keeps (0 for one that has no replicas, such as ``ideal``).
+    pairs : ndarray [N, R]
+        Pairs each rank computes in each record.
     transport : {"none", "stream", "migrate", "free"}
-        Streamed weights reuse one set of slot buffers for all layers; placements that live longer
-        than a micro-batch need one a layer; ``none`` has no slots.
+        Streamed weights reuse one set of slot buffers for all layers; a placement that is migrated
+        to lives on and needs one set a layer; the others have no slots.
     groups : integer ndarray [N], optional
         Micro-batch of each record, see `activation_peak`.
     pipeline_stages, data_parallel : int
@@ -231,31 +233,30 @@ def memory_report(
 
     Returns
     -------
-    MemoryReport
-        Never refuses; call `MemoryReport.check` to.
+    MemoryUse
+        Never refuses; call `MemoryUse.check` to.
     """
-    ranks = pairs.shape[1]
-    mains = -(-shape.num_experts // ranks) * shape.moe_layers / pipeline_stages
+    moe_layers = shape.moe_layers / pipeline_stages
+    mains = int(layout.mains_per_rank.max()) * moe_layers
     other = shape.other_params / pipeline_stages
-    training = options.phase == "training"
-    slots = 0 if transport == "none" else slots_per_rank
-    layers = 1.0 if transport == "stream" else shape.moe_layers / pipeline_stages
-    slot_weights, slot_gradients = slot_bytes(shape, slots, options, layers)
+    sets = {"stream": 1.0, "migrate": moe_layers}.get(transport, 0.0)
+    slot_weights, slot_gradients = slot_bytes(shape, layout.slots_per_rank, options, sets)
     peak = activation_peak(shape, options, pairs, groups)
-    expert_state = mains * shape.expert_params / data_parallel
     parts = {
         "expert weights": mains * shape.expert_bytes(options.weight_dtype),
         "other weights": other * _BF16,
         "slot weights": slot_weights,
         "activations and buffers": peak,
     }
-    if training:
+    if options.phase == "training":
+        expert_state = mains * shape.expert_params / data_parallel
+        other_state = other / (layout.num_ranks * data_parallel)
         parts |= {
             "expert gradients": mains * shape.expert_params * GRADIENT_BYTES,
             "other gradients": other * GRADIENT_BYTES,
             "slot gradients": slot_gradients,
-            "optimizer state": _OPTIMIZER_BYTES * (expert_state + other / (ranks * data_parallel)),
+            "optimizer state": _OPTIMIZER_BYTES * (expert_state + other_state),
         }
     balanced = np.broadcast_to(pairs.mean(axis=1, keepdims=True), pairs.shape)
     ideal = activation_peak(shape, options, balanced, groups)
-    return MemoryReport(parts, rack.gpu.hbm_GB.si, peak, peak / ideal)
+    return MemoryUse(parts, rack.gpu.hbm_GB.si, peak, peak / ideal)
