@@ -57,7 +57,9 @@ def breakdown(run: RunDirectory, label: str) -> dict[tuple[str, str], float]:
         if direction not in ("fwd", "bwd") or not column.endswith("_s"):
             continue
         key = known.get(column, (direction, "other"))
-        result[key] = result.get(key, 0.0) + 1e3 * float(np.mean(run.column(label, column)))
+        result[key] = result.get(key, 0.0) + 1e3 * float(
+            np.mean(run.column(label, column)[run.counted])
+        )
     return result
 
 
@@ -72,7 +74,7 @@ def figure(run: RunDirectory) -> Figure:
     fig, axes = plt.subplots(figsize=(8.4, height))
     left = min(0.26, 0.05 + 0.0115 * max(len(label) for label in labels))
     fig.subplots_adjust(left=left, right=0.985, top=1 - 1.02 / height, bottom=0.50 / height)
-    widest = max(totals.values())
+    widest = max(*totals.values(), run.ideal_ms or 0.0)
     for position, label in enumerate(labels):
         _bar(axes, position, parts[label], widest)
     _totals(axes, run, totals, widest)
@@ -130,19 +132,18 @@ def _inside(axes: Axes, x: float, y: float, width: float, part: Part, *, hatched
 
 
 def _totals(axes: Axes, run: RunDirectory, totals: dict[str, float], widest: float) -> None:
-    ideal = run.label_of("ideal")
+    ideal = run.ideal_ms
     for position, label in enumerate(run.labels):
         text = f"{totals[label]:.2f} ms"
-        if ideal is not None and label != ideal:
-            text += f"\n{100 * totals[ideal] / totals[label]:.0f} % of ideal"
-        axes.text(
-            totals[label] + 0.012 * widest, position, text, va="center", fontsize=8.5, color=INK
-        )
+        if ideal is not None and run.names.get(label) != "ideal":
+            text += f"\n{100 * ideal / totals[label]:.0f} % of ideal"
+        at = max(totals[label], 0.0 if ideal is None else ideal)
+        axes.text(at + 0.012 * widest, position, text, va="center", fontsize=8.5, color=INK)
     if ideal is not None:
-        axes.axvline(totals[ideal], color=INK, linewidth=1.0, linestyle=(0, (2, 2)), zorder=3)
+        axes.axvline(ideal, color=INK, linewidth=1.0, linestyle=(0, (2, 2)), zorder=3)
         axes.annotate(
             "ideal",
-            xy=(totals[ideal], 1.0),
+            xy=(ideal, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(0, 2),
             textcoords="offset points",

@@ -54,6 +54,25 @@ class RunDirectory:
         return next((label for label in self.labels if self.names.get(label) == name), None)
 
     @cached_property
+    def counted(self) -> NDArray[np.bool_]:
+        """Which records the means of the summary count: those where every policy was warm."""
+        first = self.labels[0]
+        every = np.ones(len(self.column(first, "step")), dtype=bool)
+        engine = self.summary["scenario"].get("engine", {})
+        if "warm" not in self.table.column_names or engine.get("warmup") == "include":
+            return every
+        for label in self.labels:
+            every &= self.column(label, "warm").astype(bool)
+        return every if every.any() else np.ones_like(every)
+
+    @property
+    def ideal_ms(self) -> float | None:
+        """Layer time of the forced balance, whether it is among the rows or not."""
+        row = self.summary["rows"][0]
+        fraction = row.get("fraction_of_ideal")
+        return None if fraction is None else float(row["layer_time_ms"]) * float(fraction)
+
+    @cached_property
     def _row_labels(self) -> NDArray[np.str_]:
         return np.asarray(self.table["policy"].to_pylist(), dtype=str)
 

@@ -38,33 +38,14 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def results_table(rows: Sequence[Row], *, title: str, caption: str) -> Table:
-    """Lay out the rows of a run.
-
-    Parameters
-    ----------
-    rows : sequence of mappings
-        The ``rows`` of the JSON contract.
-    title, caption : str
-        What was run; where the load came from and what was found.
-
-    Returns
-    -------
-    rich.table.Table
-    """
-    table = Table(
-        title=Text(title, style="bold"),
-        caption=Text(caption),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+def results_table(rows: Sequence[Row]) -> Table:
+    """Lay out the rows of a run: the ``rows`` of the JSON contract, one a policy."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("policy\n\n", justify="left", no_wrap=True)
     for column in COLUMNS:
-        table.add_column(column.header, justify="right", no_wrap=True)
+        table.add_column(Text(column.header), justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*cells(row))
+        table.add_row(*(Text(cell) for cell in cells(row)))
     return table
 
 
@@ -76,9 +57,8 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def title_of(summary: Mapping[str, Any]) -> str:
-    """Say what was run: scenario, model, EP group, rack, phase."""
-    scenario = summary["scenario"]
+def title_of(scenario: Mapping[str, Any]) -> str:
+    """Say what was run, from the resolved scenario: name, model, EP group, slots, rack."""
     model, rack = (_preset_name(scenario[key]) for key in ("model", "rack"))
     ep = scenario["ep"]
     return (
@@ -90,7 +70,7 @@ def title_of(summary: Mapping[str, Any]) -> str:
 def _preset_name(value: Any) -> str:
     """Name a model or rack: a preset as it is, a changed one with what it was made from."""
     if isinstance(value, Mapping):
-        return str(value.get("name") or value.get("preset") or "custom")
+        return str(value.get("name") or f"{value.get('preset', 'custom')} (changed)")
     return str(value)
 
 

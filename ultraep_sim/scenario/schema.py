@@ -201,6 +201,9 @@ class EngineSpec(Strict):
         Rows of a grouped-GEMM tile.
     relay : {"auto", "off"}
         Two-stage weight relay where the policy allows it.
+    warmup : {"exclude", "include"}
+        Whether records before a history policy has seen its window count in the means. They are
+        left out of every policy's means alike.
     """
 
     mode: Literal["fast"] = "fast"
@@ -210,6 +213,8 @@ class EngineSpec(Strict):
     combine_dtype: Dtype = "bf16"
     tile_rows: int = Field(default=128, ge=1, le=4096)
     relay: Literal["auto", "off"] = "auto"
+    warmup: Literal["exclude", "include"] = "exclude"
+    warmup: Literal["exclude", "include"] = "exclude"
 
 
 class Scenario(Strict):

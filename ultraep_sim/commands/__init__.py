@@ -1,0 +1,1 @@
+"""The commands, one file each; `ultraep_sim.cli` puts them together."""

@@ -1,0 +1,64 @@
+"""Where output goes: data on stdout, everything said about it on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+Report = Callable[[str, int, int], None]
+
+
+def print_json(data: Any) -> None:
+    """Write one JSON document to stdout; numbers that JSON cannot hold are an error."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_renderable(*items: RenderableType) -> None:
+    """Print to stdout, whole: numbers are never cut, so a narrow terminal sees long lines."""
+    console = Console(highlight=False, markup=False)
+    roomy = console.options.update(max_width=1000)
+    measures = [Measurement.get(console, roomy, item) for item in items if isinstance(item, Table)]
+    needed = max((m.minimum for m in measures), default=0)
+    # Where nothing tells the width (a pipe, a log), take what the tables like, within reason.
+    liked = 0 if console.is_terminal else min(110, max((m.maximum for m in measures), default=0))
+    console = Console(highlight=False, markup=False, width=max(console.width, needed, liked))
+    for item in items:
+        console.print(item)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Say something on stderr, one line."""
+    sys.stderr.write(text + "\n")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Report | None]:
+    """Show progress on stderr where a person watches it; else yield None and stay silent."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report

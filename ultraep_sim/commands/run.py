@@ -1,0 +1,158 @@
+"""``ultraep-sim run``: replay a workload through policies; a table, plots, a result directory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ultraep_sim.commands.console import note, print_json, print_renderable, progress_bars
+from ultraep_sim.errors import InputError, ScenarioError
+
+if TYPE_CHECKING:
+    from ultraep_sim.engine.run import RunResult
+    from ultraep_sim.scenario import Scenario
+
+EPILOG = """\
+\b
+Examples:
+  ultraep-sim run
+  ultraep-sim run scenarios/deepseek-v3-prefill.yaml --policy ultraep --policy eplb
+  ultraep-sim run --set ep.slots_per_rank=4 --set policies.1.cadence_steps=50 --out runs/four-slots
+  ultraep-sim run --json | jq '.rows[] | {policy, layer_time_ms}'
+"""
+
+DEFAULT = Path("scenarios") / "quickstart.yaml"
+
+
+def run(
+    scenario: Annotated[
+        Path | None,
+        typer.Argument(metavar="SCENARIO", help="YAML file. [default: scenarios/quickstart.yaml]"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the results go. [default: runs/<scenario name>]"),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Change a value of the scenario, for example ep.slots_per_rank=4. Repeatable.",
+        ),
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Run only this policy of the scenario, by name or label. Repeatable.",
+        ),
+    ] = None,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no PNG and SVG.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
+) -> None:
+    """Replay a workload through the policies.
+
+    Prints one table that says what each is worth, and writes DIR/result.parquet (every record),
+    summary.json, scenario.yaml (as resolved) and plots.
+    """
+    from ultraep_sim.engine.run import run_scenario
+    from ultraep_sim.report.plots import write_plots
+    from ultraep_sim.scenario import load_scenario
+
+    path = scenario or default_scenario()
+    chosen = _only(load_scenario(path, sets or ()), policy or ())
+    directory = _prepare(out or Path("runs") / chosen.name)
+    with progress_bars() as progress:
+        result = run_scenario(chosen, progress=progress)
+        result.write(directory, [Path(sys.argv[0]).name, *sys.argv[1:]])
+        plots = [] if no_plots else write_plots(directory, progress=progress)
+    if as_json:
+        print_json({"scenario": chosen.to_dict(), "rows": result.rows})
+    else:
+        _show(result)
+    note(f"wrote {directory}: result.parquet, summary.json, scenario.yaml" + _names(plots))
+
+
+def default_scenario() -> Path:
+    """Find the quickstart: under the current directory, else beside the installed checkout.
+
+    Raises
+    ------
+    ScenarioError
+        It is in neither place.
+    """
+    checkout = Path(__file__).parents[2] / DEFAULT
+    for path in (DEFAULT, checkout):
+        if path.is_file():
+            return path
+    raise ScenarioError(
+        "no scenario was named and the default is not here",
+        file=DEFAULT,
+        place="SCENARIO",
+        value=None,
+        remedy="name a scenario file: ultraep-sim run FILE.yaml",
+    )
+
+
+def _only(scenario: Scenario, wanted: Sequence[str]) -> Scenario:
+    """Keep the policies asked for, in the order of the scenario."""
+    if not wanted:
+        return scenario
+    from ultraep_sim.scenario.presets import did_you_mean
+
+    known = [word for spec in scenario.policies for word in dict.fromkeys((spec.label, spec.name))]
+    for word in wanted:
+        if word not in known:
+            raise ScenarioError(
+                f"the scenario {scenario.name} runs no such policy",
+                place="--policy",
+                value=word,
+                remedy=did_you_mean(word, known),
+            )
+    kept = [spec for spec in scenario.policies if {spec.label, spec.name} & set(wanted)]
+    return scenario.model_copy(update={"policies": kept})
+
+
+def _prepare(directory: Path) -> Path:
+    """Make the directory now, so that a wrong --out fails before the work and not after it."""
+    from ultraep_sim.report.plots import PLOTS
+
+    if directory.exists() and not directory.is_dir():
+        raise InputError(
+            "this is a file",
+            file=directory,
+            place="--out",
+            value=str(directory),
+            remedy="name a directory, new or of an earlier run",
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    # Plots of an earlier run must not stand beside the numbers of this one.
+    for name in PLOTS:
+        for suffix in (".png", ".svg"):
+            (directory / name).with_suffix(suffix).unlink(missing_ok=True)
+    return directory
+
+
+def _show(result: RunResult) -> None:
+    from rich.text import Text
+
+    from ultraep_sim.report.tables import finding, results_table, title_of
+
+    names = {spec.label: spec.name for spec in result.scenario.policies}
+    print_renderable(
+        Text(title_of(result.scenario.to_dict()), style="bold"),
+        results_table(result.rows),
+        Text(finding(result.rows, names) + "\n", style="bold"),
+        Text(f"Workload: {result.workload_label}."),
+        *(Text(f"Note: {text}.") for text in result.notes),
+    )
+
+
+def _names(paths: Sequence[Path]) -> str:
+    pngs = [path.name for path in paths if path.suffix == ".png"]
+    return ", " + ", ".join(pngs) + " (and .svg)" if pngs else ""
