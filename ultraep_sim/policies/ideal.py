@@ -57,7 +57,7 @@ class Ideal(Policy):
     def price(self) -> DecisionPrice:
         """Return zero everywhere."""
         zero = nothing("forced balance is the yardstick")
-        return DecisionPrice(zero, zero, zero, zero, "free")
+        return DecisionPrice(zero, zero, zero, zero, "none")
 
 
 def _equal_shares(total: int, rank: NDArray[np.int32], num_ranks: int) -> NDArray[np.int64]:

@@ -1,0 +1,324 @@
+"""Run a scenario: replay its records through its policies, time every layer, sum up.
+
+`none` and `ideal` are always replayed, because every figure is told relative to them; they stand
+in the result only where the scenario lists them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..errors import ScenarioError
+from ..planning import EPLayout
+from ..policies import DecisionPrice, get_policy
+from .layer import LayerOptions, LayerTimes, layer_times
+from .memory import MemoryUse, memory_use
+from .replay import Chunk, PolicyReplay, replay
+from .workload import Workload, make_workload
+
+if TYPE_CHECKING:
+    from ..scenario import Scenario
+
+Progress = Callable[[str, int, int], None]
+
+_REFERENCES = ("none", "ideal")
+_PACKAGES = ("ultraep-sim", "numpy", "numba", "pyarrow", "pydantic")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found.
+
+    Attributes
+    ----------
+    scenario : Scenario
+    rows : list of dict
+        One a policy: ``policy``, ``mean_rank_imbalance``, ``p99_rank_imbalance``,
+        ``layer_time_ms``, ``fraction_of_ideal``, ``speedup_over_none``,
+        ``exposed_overhead_us_per_layer``, ``replicas_per_plan``, ``activation_peak_ratio``.
+    records : pyarrow.Table
+        One row a (policy, step, micro-batch, layer); the content of ``result.parquet``.
+    memory : list of dict
+        Bytes per rank and policy, by part.
+    workload_label : str
+        What the loads are, and what was done to them.
+    trace_meta : dict
+    trace_digest : str
+    notes : list of str
+        What a reader must know: warm-up left out, records, sources.
+    """
+
+    scenario: Scenario
+    rows: list[dict[str, Any]]
+    records: pa.Table
+    memory: list[dict[str, Any]]
+    workload_label: str
+    trace_meta: dict[str, Any]
+    trace_digest: str
+    notes: list[str]
+
+    def write(self, directory: str | Path, command: Sequence[str] = ()) -> Path:
+        """Write ``result.parquet``, ``summary.json`` and the resolved ``scenario.yaml``.
+
+        Parameters
+        ----------
+        directory : str or Path
+            Made if it does not exist; files of an earlier run in it are replaced.
+        command : sequence of str
+            How the run was started, for the summary.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        summary = {
+            "scenario": self.scenario.to_dict(),
+            "rows": self.rows,
+            "workload": self.workload_label,
+            "trace": {"digest": self.trace_digest, "meta": self.trace_meta},
+            "memory": self.memory,
+            "notes": self.notes,
+            "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+            "seed": self.scenario.seed,
+            "command": list(command),
+        }
+        # The summary comes last: a directory that has one is complete.
+        (directory / "summary.json").unlink(missing_ok=True)
+        pq.write_table(self.records, directory / "result.parquet", compression="zstd")
+        (directory / "scenario.yaml").write_text(self.scenario.to_yaml(directory), encoding="utf-8")
+        text = json.dumps(summary, indent=2, allow_nan=False, default=str)
+        (directory / "summary.json").write_text(text + "\n", encoding="utf-8")
+        return directory
+
+
+def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> RunResult:
+    """Run a scenario in this process.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    progress : callable, optional
+        Called as ``progress(what, done, total)`` after each record.
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    UltraEPSimError
+        If the trace, a policy or the scenario cannot be used.
+    """
+    workload = make_workload(scenario)
+    layout = _layout(scenario)
+    replays = _replays(scenario, layout)
+    options = _layer_options(scenario, workload)
+    tables: dict[str, list[dict[str, NDArray[Any]]]] = {item.label: [] for item in replays}
+    prices = {item.label: item.policy.price() for item in replays}
+
+    def on_chunk(chunk: Chunk) -> None:
+        times = layer_times(
+            scenario.model, scenario.rack, chunk.stats, prices[chunk.label], options
+        )
+        tables[chunk.label].append(_columns(chunk, times))
+
+    total, done = workload.num_records, 0
+
+    def on_record() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("replaying", done, total)
+
+    replay(workload, replays, on_chunk, step_every=workload.step_every, on_record=on_record)
+    columns = {label: _join(parts) for label, parts in tables.items()}
+    warm = _warm(scenario, replays, columns)
+    labels = [spec.label for spec in scenario.policies]
+    memory = {
+        label: _memory(scenario, layout, columns[label], options, prices[label]) for label in labels
+    }
+    return RunResult(
+        scenario,
+        _rows(labels, columns, memory, warm),
+        _arrow(labels, columns),
+        [{"policy": label} | memory[label].to_dict() for label in labels],
+        workload.label,
+        workload.trace.meta.to_dict(),
+        workload.trace.digest,
+        _notes(scenario, workload, warm),
+    )
+
+
+def _layout(scenario: Scenario) -> EPLayout:
+    ep = scenario.ep
+    return EPLayout(
+        ep.ranks,
+        scenario.model.num_experts,
+        ep.slots_per_rank,
+        min(scenario.domain_size, ep.ranks),
+    )
+
+
+def _replays(scenario: Scenario, layout: EPLayout) -> list[PolicyReplay]:
+    """Make the listed policies, and the references under names no label can have."""
+    rows = scenario.engine.tile_rows
+    found = [
+        PolicyReplay(spec.label, get_policy(spec.name, layout, **spec.options), rows)
+        for spec in scenario.policies
+    ]
+    found += [PolicyReplay(_key(name), get_policy(name, layout), rows) for name in _REFERENCES]
+    return found
+
+
+def _key(reference: str) -> str:
+    return f"\0{reference}"
+
+
+def _layer_options(scenario: Scenario, workload: Workload) -> LayerOptions:
+    engine = scenario.engine
+    return LayerOptions(
+        tokens_per_rank=workload.trace.meta.tokens_per_rank,
+        phase=workload.phase,
+        sequence_length=scenario.workload.sequence_length,
+        weight_dtype=engine.weight_dtype,
+        dispatch_dtype=engine.dispatch_dtype,
+        combine_dtype=engine.combine_dtype,
+        recompute=engine.recompute,
+        tile_rows=engine.tile_rows,
+        relay=engine.relay,
+    )
+
+
+def _columns(chunk: Chunk, times: LayerTimes) -> dict[str, NDArray[Any]]:
+    """Collect one chunk's columns of the result table."""
+    stats = chunk.stats
+    pairs = stats.pairs.astype(np.int32)
+    total = pairs.sum(axis=1, dtype=np.int64)
+    ranks = pairs.shape[1]
+    remote = (stats.near_sent + stats.far_sent).sum(axis=1)
+    floor = np.maximum(total, 1)
+    return {
+        "step": chunk.step,
+        "micro_batch": chunk.micro_batch,
+        "layer": chunk.layer,
+        "warm": chunk.warm.copy(),
+        "imbalance_before": chunk.imbalance_before,
+        "imbalance": np.where(total > 0, pairs.max(axis=1) * ranks / floor, 1.0),
+        "layer_time_s": times.layer_s,
+        "forward_s": times.forward_s,
+        "backward_s": times.backward_s,
+        "exposed_overhead_s": times.exposed_overhead_s,
+        **{f"{name}_s": values for name, values in times.critical.items()},
+        "replicas": stats.replicas.copy(),
+        "max_fanout": stats.max_fanout.copy(),
+        "remote_fraction": remote / floor,
+        "rank_pairs": pairs,
+    }
+
+
+def _join(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _warm(
+    scenario: Scenario, replays: list[PolicyReplay], columns: dict[str, dict[str, NDArray[Any]]]
+) -> NDArray[np.bool_]:
+    """Say which records count: those for which every policy had the history it asks for."""
+    every = next(iter(columns.values()))["warm"]
+    if scenario.engine.warmup == "include":
+        return np.ones(len(every), np.bool_)
+    warm = np.logical_and.reduce([part["warm"] for part in columns.values()])
+    if not warm.any():
+        slowest = max(replays, key=lambda item: item.policy.cadence_steps or 0)
+        raise ScenarioError(
+            f"no record is left after the warm-up of policy {slowest.label}",
+            file=scenario.source_path,
+            place="policies",
+            value=f"cadence_steps {slowest.policy.cadence_steps}",
+            remedy="give it a shorter cadence or a longer trace, or set engine.warmup: include",
+        )
+    return np.asarray(warm)
+
+
+def _memory(
+    scenario: Scenario,
+    layout: EPLayout,
+    part: dict[str, NDArray[Any]],
+    options: LayerOptions,
+    price: DecisionPrice,
+) -> MemoryUse:
+    positions = np.stack((part["step"], part["micro_batch"]))
+    groups = np.unique(positions, axis=1, return_inverse=True)[1].ravel()
+    return memory_use(
+        scenario.model,
+        scenario.rack,
+        layout,
+        part["rank_pairs"],
+        options,
+        transport=price.transport,
+        groups=groups,
+    )
+
+
+def _rows(
+    labels: list[str],
+    columns: dict[str, dict[str, NDArray[Any]]],
+    memory: dict[str, MemoryUse],
+    warm: NDArray[np.bool_],
+) -> list[dict[str, Any]]:
+    mean_time = {label: float(part["layer_time_s"][warm].mean()) for label, part in columns.items()}
+    rows = []
+    for label in labels:
+        part = columns[label]
+        rows.append(
+            {
+                "policy": label,
+                "mean_rank_imbalance": float(part["imbalance"][warm].mean()),
+                "p99_rank_imbalance": float(np.percentile(part["imbalance"][warm], 99)),
+                "layer_time_ms": mean_time[label] * 1e3,
+                "fraction_of_ideal": mean_time[_key("ideal")] / mean_time[label],
+                "speedup_over_none": mean_time[_key("none")] / mean_time[label],
+                "exposed_overhead_us_per_layer": float(part["exposed_overhead_s"][warm].mean())
+                * 1e6,
+                "replicas_per_plan": float(part["replicas"][warm].mean()),
+                "activation_peak_ratio": memory[label].activation_peak_ratio,
+            }
+        )
+    return rows
+
+
+def _arrow(labels: list[str], columns: dict[str, dict[str, NDArray[Any]]]) -> pa.Table:
+    parts = []
+    for label in labels:
+        part = dict(columns[label])
+        pairs = part.pop("rank_pairs")
+        arrays = {"policy": pa.array([label] * len(pairs))}
+        arrays |= {name: pa.array(values) for name, values in part.items()}
+        flat = pa.array(pairs.ravel(), pa.int32())
+        arrays["rank_pairs"] = pa.FixedSizeListArray.from_arrays(flat, pairs.shape[1])
+        parts.append(pa.table(arrays))
+    return pa.concat_tables(parts)
+
+
+def _notes(scenario: Scenario, workload: Workload, warm: NDArray[np.bool_]) -> list[str]:
+    notes = [f"{int(warm.sum())} (layer, micro-batch) records count in every mean"]
+    left_out = int((~warm).sum())
+    if left_out:
+        notes.append(
+            f"{left_out} records are left out of every policy's means: there a history policy "
+            "had not seen its window yet (start of the trace, or after a gap)"
+        )
+    if workload.trace.meta.model != scenario.model.name:
+        notes.append(
+            f"routing of {workload.trace.meta.model} drives the shape of {scenario.model.name}"
+        )
+    return notes

@@ -1,0 +1,144 @@
+"""From a scenario to the records a policy is given: cut, spread over the ranks, rescaled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from ..errors import ScenarioError
+from ..trace import Record, Trace, load_trace
+from .layer import Phase
+
+if TYPE_CHECKING:
+    from ..scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is replayed.
+
+    Attributes
+    ----------
+    trace : Trace
+        One row a rank of the EP group, rescaled where the scenario asks for it.
+    layers : frozenset of int or None
+        Layers to replay; None for all.
+    phase : str
+        ``training`` or ``prefill``.
+    label : str
+        What the numbers rest on, for every table and plot.
+    step_every : int
+        Sampling of the trace: steps between two recorded ones.
+    """
+
+    trace: Trace
+    layers: frozenset[int] | None
+    phase: Phase
+    label: str
+    step_every: int
+
+    @property
+    def num_records(self) -> int:
+        """Records that will be replayed."""
+        if self.layers is None:
+            return self.trace.num_records
+        return sum(int(layer) in self.layers for layer in self.trace.keys()[:, 2])
+
+    def __iter__(self) -> Iterator[Record]:
+        for record in self.trace:
+            if self.layers is None or record.layer in self.layers:
+                yield record
+
+
+def make_workload(scenario: Scenario) -> Workload:
+    """Open or synthesize what a scenario replays.
+
+    Raises
+    ------
+    TraceError
+        If the trace cannot be read.
+    ScenarioError
+        If it does not fit the scenario's model, or the slice leaves nothing.
+    """
+    spec = scenario.workload
+    trace = _synthetic(scenario) if spec.trace is None else load_trace(spec.trace)
+    _check_model(scenario, trace)
+    recorded_layers = {int(layer) for layer in trace.layers}
+    if spec.steps is not None:
+        trace = trace.select(steps=slice(*spec.steps))
+    trace = trace.with_sources(scenario.ep.ranks)
+    if spec.tokens_per_rank is not None and spec.tokens_per_rank != trace.meta.tokens_per_rank:
+        trace = trace.rescaled(spec.tokens_per_rank)
+    layers = None if spec.layers is None else frozenset(spec.layers)
+    workload = Workload(
+        trace,
+        layers,
+        spec.phase or cast(Phase, trace.meta.phase),
+        _label(trace),
+        int(trace.meta.sampling.get("step_every", 1)),
+    )
+    if layers and not layers <= recorded_layers:
+        raise ScenarioError(
+            "the trace has no such layer",
+            file=scenario.source_path,
+            place="workload.layers",
+            value=min(layers - recorded_layers),
+            remedy=f"it has {min(recorded_layers)} to {max(recorded_layers)}",
+        )
+    if workload.num_records == 0:
+        raise ScenarioError(
+            "the slice leaves no record",
+            file=scenario.source_path,
+            place="workload.steps",
+            value=spec.steps,
+            remedy="see `ultraep-sim trace info` for the steps there are",
+        )
+    return workload
+
+
+def _synthetic(scenario: Scenario) -> Trace:
+    spec = scenario.workload.synthetic
+    if spec is None or scenario.workload.tokens_per_rank is None:
+        raise ScenarioError("give a trace, or synthetic with tokens_per_rank", place="workload")
+    from ..trace import synthesize
+
+    return synthesize(
+        num_experts=scenario.model.num_experts,
+        top_k=scenario.model.top_k,
+        num_layers=spec.layers,
+        steps=spec.steps,
+        source_ranks=scenario.ep.ranks,
+        tokens_per_rank=scenario.workload.tokens_per_rank,
+        imbalance=spec.imbalance,
+        at_ranks=scenario.ep.ranks,
+        phase=scenario.workload.phase or "training",
+        drift=spec.drift,
+        seed=scenario.seed,
+    )
+
+
+def _check_model(scenario: Scenario, trace: Trace) -> None:
+    model, meta = scenario.model, trace.meta
+    pairs = (("experts", meta.num_experts, model.num_experts), ("top_k", meta.top_k, model.top_k))
+    for name, has, wants in pairs:
+        if has != wants:
+            raise ScenarioError(
+                f"the trace's {name} is not that of model {model.name} ({wants})",
+                file=scenario.workload.trace,
+                place=name,
+                value=has,
+                remedy="choose a model or a trace that fit each other",
+            )
+
+
+def _label(trace: Trace) -> str:
+    """Say in one line what the loads are and what was done to them."""
+    meta = trace.meta
+    parts = [f"{meta.kind}: {meta.model}"]
+    if "sources" in meta.notes:
+        parts.append(f"sources: {meta.notes['sources']}")
+    if "rescaled_to" in meta.notes:
+        was = meta.notes["rescaled_to"].get("from")
+        parts.append(f"rescaled from {was} to {meta.tokens_per_rank} tokens a rank")
+    return "; ".join(parts)
