@@ -196,7 +196,7 @@ class Trainer:
             raise ValueError(f"{path}: the checkpoint belongs to another configuration")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step = self.recorder.step = state["step"]
 
 
 def train(
