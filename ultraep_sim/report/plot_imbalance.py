@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ultraep_sim.report.results import RunDirectory
+from ultraep_sim.report.step_axis import StepAxis
 from ultraep_sim.report.style import MUTED, heading, policy_look
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ BEFORE = "before balancing"
 
 
 class Band(NamedTuple):
-    """Mean, smallest and largest imbalance of each step; NaN between steps that were skipped."""
+    """Mean, smallest and largest imbalance of each step."""
 
-    steps: NDArray[np.float64]
+    steps: NDArray[np.int64]
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
@@ -32,12 +33,6 @@ def band(steps: NDArray[Any], values: NDArray[Any]) -> Band:
     Parameters
     ----------
     steps, values : ndarray [records]
-
-    Returns
-    -------
-    Band
-        Where the steps jump by more than their usual stride a NaN is put between, so that a line
-        drawn through it is broken: nothing was recorded there.
     """
     unique, inverse = np.unique(np.asarray(steps), return_inverse=True)
     values = np.asarray(values, dtype=np.float64)
@@ -45,76 +40,69 @@ def band(steps: NDArray[Any], values: NDArray[Any]) -> Band:
     np.minimum.at(low, inverse, values)
     np.maximum.at(high, inverse, values)
     mean = np.bincount(inverse, weights=values) / np.bincount(inverse)
-    gaps = np.diff(unique)
-    jumps = np.flatnonzero(gaps > 2 * np.median(gaps)) + 1 if len(gaps) else np.array([], int)
-    between = (unique[jumps - 1] + unique[jumps]) / 2
-
-    def broken(column: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.insert(column, jumps, np.nan)
-
-    return Band(
-        np.insert(unique.astype(np.float64), jumps, between),
-        broken(mean),
-        broken(low),
-        broken(high),
-    )
+    return Band(unique.astype(np.int64), mean, low, high)
 
 
 def figure(run: RunDirectory) -> Figure:
     """Draw the plot.
 
     All policies share one axis that starts at 1, the best there is, so that no line looks
-    balanced because its axis was stretched.
+    balanced because its axis was stretched. A history policy is drawn from where it has its
+    history.
     """
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(figsize=(8.4, 4.6))
-    fig.subplots_adjust(left=0.075, right=0.80, top=0.845, bottom=0.115)
-    look = policy_look(run.labels, run.names)
     base = run.label_of("none")
     first = base or run.labels[0]
     steps = run.column(first, "step")
-    ends = [_draw(axes, BEFORE, band(steps, run.column(first, "imbalance_before")), MUTED, "-")]
+    x = StepAxis(steps)
+    fig, axes = plt.subplots(figsize=(8.4, 4.6))
+    top = heading(
+        fig,
+        "Imbalance of every step, before and after",
+        "Mean (line) and range (band) over layers and micro-batches. "
+        f"Workload: {run.summary['workload']}.",
+    )
+    fig.subplots_adjust(left=0.075, right=0.80, top=top, bottom=0.115)
+    look = policy_look(run.labels, run.names)
+    before = band(steps, run.column(first, "imbalance_before"))
+    ends = [_draw(axes, x, BEFORE, before, MUTED, "-")]
     for label in run.labels:
         if run.names.get(label) in ("none", "ideal"):
             continue
-        color, dash = look[label]
-        data = band(run.column(label, "step"), run.column(label, "imbalance"))
-        ends.append(_draw(axes, label, data, color, dash))
+        warm = run.warm(label)
+        data = band(run.column(label, "step")[warm], run.column(label, "imbalance")[warm])
+        ends.append(_draw(axes, x, label, data, *look[label]))
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle=(0, (2, 2)))
     ends.append(("perfect balance", 1.0, "black"))
-    top = max(float(np.nanmax(line.get_ydata())) for line in axes.get_lines())
-    highest = float(np.max(run.column(first, "imbalance_before")))
-    # Head-room for the band, but one wild layer may not squeeze all else to the floor.
-    axes.set_ylim(
-        1 - 0.02 * (min(highest, 1.6 * top) - 1), 1 + 1.04 * (min(highest, 1.6 * top) - 1)
-    )
+    _limits(axes, before)
     axes.set_ylabel("rank imbalance (max load / mean load)")
     axes.set_xlabel("step of the trace")
     axes.grid(axis="y", color="#EDEDED", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
+    x.draw(axes)
     _label_ends(axes, ends)
-    heading(
-        fig,
-        "Imbalance of every step, before and after",
-        f"mean (line) and range (band) over layers and micro-batches · {run.summary['workload']}",
-    )
     return fig
 
 
-def _draw(axes: Axes, label: str, data: Band, color: str, dash: Any) -> tuple[str, float, str]:
-    marker = "o" if np.isfinite(data.mean).sum() < 3 else None
-    axes.fill_between(data.steps, data.low, data.high, color=color, alpha=0.16, linewidth=0)
-    axes.plot(
-        data.steps,
-        data.mean,
-        color=color,
-        linestyle=dash,
-        linewidth=1.6,
-        marker=marker,
-        label=label,
-    )
+def _limits(axes: Axes, before: Band) -> None:
+    """Start at perfect balance and leave room for the bands, but not for one wild layer."""
+    lines = max(float(np.nanmax(line.get_ydata())) for line in axes.get_lines())
+    top = max(min(float(before.high.max()), 1.6 * lines), lines, 1.1)
+    axes.set_ylim(1 - 0.02 * (top - 1), 1 + 1.04 * (top - 1))
+
+
+def _draw(
+    axes: Axes, x: StepAxis, label: str, data: Band, color: str, dash: Any
+) -> tuple[str, float, str]:
+    place, mean, low, high = x.broken(data.steps, data.mean, data.low, data.high)
+    few = len(data.steps) < 3
+    if few:  # a band over one or two points has no width
+        axes.vlines(place, low, high, color=color, alpha=0.4, linewidth=5)
+    marker = "o" if few else None
+    axes.fill_between(place, low, high, color=color, alpha=0.16, linewidth=0)
+    axes.plot(place, mean, color=color, linestyle=dash, linewidth=1.6, marker=marker, label=label)
     return label, float(data.mean[-1]), color
 
 

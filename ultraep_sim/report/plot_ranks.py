@@ -62,13 +62,19 @@ def figure(run: RunDirectory) -> Figure:
     columns = 2 if count > 1 else 1
     rows = -(-count // columns)
     fig, grid = plt.subplots(
-        rows, columns, figsize=(8.4, 1.05 + 1.95 * rows), sharex=True, sharey=True, squeeze=False
+        rows, columns, figsize=(8.4, 1.25 + 1.95 * rows), sharex=True, sharey=True, squeeze=False
     )
     height = fig.get_size_inches()[1]
+    top = heading(
+        fig,
+        "Load of every rank in the worst layer of the run",
+        f"Step {worst.step}, micro-batch {worst.micro_batch}, layer {worst.layer}; dashed: mean; "
+        f"dark bars lie above it. Workload: {run.summary['workload']}.",
+    )
     fig.subplots_adjust(
         left=0.085,
         right=0.985,
-        top=1 - 0.92 / height,
+        top=top - 0.2 / height,
         bottom=0.48 / height,
         hspace=0.30,
         wspace=0.05,
@@ -82,12 +88,6 @@ def figure(run: RunDirectory) -> Figure:
     peak = max(int(pairs.max()) for pairs in worst.pairs.values())
     grid[0, 0].set_ylim(0, 1.06 * peak)
     _label_axes(fig, grid, rows, columns)
-    heading(
-        fig,
-        "Load of every rank in the worst layer of the run",
-        f"step {worst.step}, micro-batch {worst.micro_batch}, layer {worst.layer}; dashed: mean, "
-        f"dark bars lie above it · {run.summary['workload']}",
-    )
     return fig
 
 

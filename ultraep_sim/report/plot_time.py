@@ -10,6 +10,7 @@ from ultraep_sim.report.results import RunDirectory
 from ultraep_sim.report.style import (
     BLUE,
     GREEN,
+    GREY,
     INK,
     MUTED,
     ORANGE,
@@ -32,10 +33,12 @@ class Part(NamedTuple):
     phases: tuple[str, ...]
 
 
+# In the order of a bar: a backward pass begins by recomputing the forward one.
 PARTS = (
+    Part("recompute", GREY, False, ("recompute",)),
     Part("attention", SKY, False, ("attention",)),
-    Part("plan and reroute", PURPLE, False, ("plan", "reroute")),
-    Part("move weights and gradients", GREEN, True, ("distribute", "grad_reduce")),
+    Part("plan, reroute", PURPLE, False, ("plan", "reroute")),
+    Part("weights, gradients", GREEN, True, ("distribute", "grad_reduce")),
     Part("token all-to-all", ORANGE, False, ("dispatch", "combine")),
     Part("expert GEMM", BLUE, True, ("compute",)),
 )
@@ -70,10 +73,16 @@ def figure(run: RunDirectory) -> Figure:
     labels = run.labels
     parts = {label: breakdown(run, label) for label in labels}
     totals = {label: sum(parts[label].values()) for label in labels}
-    height = 1.62 + 0.52 * len(labels)
+    height = 1.78 + 0.52 * len(labels)
     fig, axes = plt.subplots(figsize=(8.4, height))
     left = min(0.26, 0.05 + 0.0115 * max(len(label) for label in labels))
-    fig.subplots_adjust(left=left, right=0.985, top=1 - 1.02 / height, bottom=0.50 / height)
+    top = heading(
+        fig,
+        "Where the time of a layer goes",
+        "Simulated, forward then backward, waiting included where it is exposed. "
+        f"Workload: {run.summary['workload']}.",
+    )
+    fig.subplots_adjust(left=left, right=0.985, top=top - 0.33 / height, bottom=0.50 / height)
     widest = max(*totals.values(), run.ideal_ms or 0.0)
     for position, label in enumerate(labels):
         _bar(axes, position, parts[label], widest)
@@ -86,8 +95,7 @@ def figure(run: RunDirectory) -> Figure:
     axes.grid(axis="x", color="#EDEDED", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
-    _legend(fig, parts, height)
-    heading(fig, "Where the time of a layer goes", f"simulated · {run.summary['workload']}")
+    _legend(fig, parts, top + 0.06 / height)
     return fig
 
 
@@ -153,11 +161,12 @@ def _totals(axes: Axes, run: RunDirectory, totals: dict[str, float], widest: flo
         )
 
 
-def _legend(fig: Figure, parts: dict[str, dict[tuple[str, str], float]], height: float) -> None:
+def _legend(fig: Figure, parts: dict[str, dict[tuple[str, str], float]], top: float) -> None:
     from matplotlib.patches import Patch
 
     used = {title for bar in parts.values() for (_, title), width in bar.items() if width > 0}
-    handles = [Patch(facecolor=p.color, label=p.title) for p in PARTS if p.title in used]
+    shown = [*PARTS[1:], PARTS[0]]
+    handles = [Patch(facecolor=p.color, label=p.title) for p in shown if p.title in used]
     if "other" in used:
         handles.append(Patch(facecolor=MUTED, label="other"))
     if any(key[0] == "bwd" and width > 0 for bar in parts.values() for key, width in bar.items()):
@@ -167,7 +176,7 @@ def _legend(fig: Figure, parts: dict[str, dict[tuple[str, str], float]], height:
     fig.legend(
         handles=handles,
         loc="upper left",
-        bbox_to_anchor=(0.002, 1 - 0.56 / height),
+        bbox_to_anchor=(0.002, top),
         ncols=len(handles),
         fontsize=8,
         handlelength=1.1,

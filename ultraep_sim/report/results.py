@@ -59,11 +59,21 @@ class RunDirectory:
         first = self.labels[0]
         every = np.ones(len(self.column(first, "step")), dtype=bool)
         engine = self.summary["scenario"].get("engine", {})
-        if "warm" not in self.table.column_names or engine.get("warmup") == "include":
+        if engine.get("warmup") == "include":
             return every
         for label in self.labels:
-            every &= self.column(label, "warm").astype(bool)
+            every &= self.warm(label)
         return every if every.any() else np.ones_like(every)
+
+    def warm(self, label: str) -> NDArray[np.bool_]:
+        """Return the records on which a policy has the history it asks for; all, if it never does.
+
+        ``counted`` is where every policy is warm.
+        """
+        if "warm" not in self.table.column_names:
+            return np.ones(len(self.column(label, "step")), dtype=bool)
+        warm = self.column(label, "warm").astype(bool)
+        return warm if warm.any() else np.ones_like(warm)
 
     @property
     def ideal_ms(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe & Ito (2008), without the yellow, which vanishes on white paper.
-BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = (
+BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, GREY = (
     "#0072B2",
     "#E69F00",
     "#009E73",
     "#D55E00",
     "#56B4E9",
     "#CC79A7",
+    "#999999",
 )
 INK, MUTED, FAINT = "#222222", "#6E6E6E", "#D9D9D9"
 
@@ -99,10 +101,33 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return files
 
 
-def heading(figure: Figure, title: str, subtitle: str) -> None:
-    """Put a left-aligned title with a grey line of source under it, both in points from the top."""
-    height = figure.get_size_inches()[1]
+def heading(figure: Figure, title: str, source: str) -> float:
+    """Put a title with grey lines of source under it, and return where the axes may begin.
+
+    Parameters
+    ----------
+    figure : Figure
+    title, source : str
+        The source is wrapped to the width of the figure, so that no provenance is cut off.
+
+    Returns
+    -------
+    float
+        Top for the axes, as a fraction of the figure's height.
+    """
+    width, height = (float(size) for size in figure.get_size_inches())
+    lines = textwrap.wrap(source, int(16.3 * width))
     figure.text(
         0.012, 1 - 0.10 / height, title, ha="left", va="top", fontsize=11.5, fontweight="bold"
     )
-    figure.text(0.012, 1 - 0.36 / height, subtitle, ha="left", va="top", fontsize=8, color=MUTED)
+    figure.text(
+        0.012,
+        1 - 0.36 / height,
+        "\n".join(lines),
+        ha="left",
+        va="top",
+        fontsize=8,
+        color=MUTED,
+        linespacing=1.3,
+    )
+    return 1 - (0.52 + 0.152 * len(lines)) / height
