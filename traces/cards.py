@@ -12,7 +12,7 @@ for entry in (str(HERE), str(HERE.parent)):
     if entry not in sys.path:
         sys.path.insert(0, entry)
 
-from statistics_of import statistics  # noqa: E402
+from statistics_of import correlation, statistics  # noqa: E402
 
 from ultraep_sim.trace import load_trace  # noqa: E402
 
@@ -23,6 +23,9 @@ and really is balanced, not to be a good language model. A source rank holds {to
 more tokens a rank), and the skew is not that of any production model. The counts are recorded,
 not drawn: nothing in this file comes from a random generator except the initial weights and
 the choice of text."""
+
+
+__all__ = ["card", "correlation", "write_card"]
 
 
 def write_card(path: Path) -> None:

@@ -94,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     verbs.add_parser("first-steps", help="write the bytes of the first steps")
     verbs.add_parser("train", help="run or continue a training").add_argument("run", choices=RUNS)
     verbs.add_parser("export", help="write the traces and their cards")
+    verbs.add_parser("cards", help="write the cards of the traces that are there")
     verbs.add_parser("check", help="retrain the first steps and compare")
     arguments = parser.parse_args(argv)
     single_threaded()
@@ -109,6 +110,9 @@ def main(argv: list[str] | None = None) -> int:
         write_first_steps(HERE / "first-steps.npz")
     elif arguments.verb == "export":
         export()
+        write_cards()
+    elif arguments.verb == "cards":
+        write_cards()
     else:
         return check_all()
     return 0
@@ -161,6 +165,9 @@ def export() -> None:
         export_windows(run, config)
         export_steps(run, config)
     export_prefill("train-aux", HERE / "prefill-switch.parquet")
+
+
+def write_cards() -> None:
     for path in sorted(HERE.glob("*.parquet")):
         write_card(path)
         print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")

@@ -223,12 +223,8 @@ class RouterRecorder:
         key = bins * E + ids
         key = torch.where((ids < 0) | (ids >= E), torch.full_like(key, rows * E + 1), key)
         key = torch.where(bins < 0, torch.full_like(key, rows * E), key).reshape(-1)
-        if key.device.type == "cpu":
-            self._counts[layer] = torch.bincount(key, minlength=rows * E + 2)
-        else:  # bincount would wait for the device to learn its largest key
-            here = torch.zeros(rows * E + 2, dtype=torch.int64, device=key.device)
-            here.scatter_add_(0, key, torch.ones_like(key))
-            self._counts[layer] = here.to(self._counts.device)
+        counts = histogram(key, rows * E + 2, wait=key.device.type == "cpu")
+        self._counts[layer] = counts.to(self._counts.device)
 
     def _forward_ends(self, _module: nn.Module, _args: Any, output: Any) -> None:
         counts, self._counts, self._bins = self._counts, None, None
@@ -276,6 +272,18 @@ class RouterRecorder:
             notes={"layer_names": [r.name for r in self.routers], **self.notes},
         )
         return TraceWriter(path, meta).__enter__()
+
+
+def histogram(key: torch.Tensor, size: int, *, wait: bool) -> torch.Tensor:
+    """How often each of 0..size-1 occurs in ``key`` (int64 [n]), int64 [size].
+
+    ``wait=False`` queues the work without the host waiting for it; bincount would wait, to
+    learn the largest key.
+    """
+    if wait:
+        return torch.bincount(key, minlength=size)
+    counts = torch.zeros(size, dtype=torch.int64, device=key.device)
+    return counts.scatter_add_(0, key, torch.ones_like(key))
 
 
 def require_pyarrow(path: Path) -> None:

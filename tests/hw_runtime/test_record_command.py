@@ -17,6 +17,7 @@ from hw_runtime.record import RouterRecorder, Sources  # noqa: E402
 from ultraep_sim.trace import load_trace  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
+DENSE = ["hf", "{dense}", "--bytes", "--text", "{text}", "--out", "{out}"]
 TINY = ["--layers", "2", "--experts", "8", "--top-k", "2", "--source-ranks", "4", "--steps", "2"]
 
 
@@ -120,7 +121,7 @@ def test_hf_records_the_prefill_of_a_local_directory(tmp_path: Path, text: Path,
             "--batches: the text is too short",
         ),
         (
-            ["hf", "{dense}", "--bytes", "--text", "{text}", "--out", "{out}", "--dtype", "load"],
+            [*DENSE, "--dtype", "load"],
             "no such torch dtype",
         ),
     ],

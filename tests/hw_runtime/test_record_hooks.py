@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from hw_runtime.record import RecordError, RouterRecorder, Sources, find_routers  # noqa: E402
+from hw_runtime.record.recorder import histogram  # noqa: E402
 from hw_runtime.record.tiny_moe import TinyMoE, TinyMoEConfig  # noqa: E402
 
 CONFIG = TinyMoEConfig(layers=2, experts=8, top_k=2, width=16, heads=2, expert_width=8, sequence=12)
@@ -296,6 +297,26 @@ def test_hooks_are_removed(sink) -> None:
     model(batch())
     assert len(sink.records) == before
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_the_histogram_that_does_not_wait_is_the_same() -> None:
+    key = torch.randint(0, 9, (500,), generator=torch.Generator().manual_seed(0))
+    wanted = [(key == value).sum().item() for value in range(11)]
+    assert histogram(key, 11, wait=True).tolist() == wanted
+    assert histogram(key, 11, wait=False).tolist() == wanted
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_model_on_the_gpu_counts_the_same(sink, new_sink, hf_model) -> None:
+    model, tokens, plain = hf_model("deepseek_v3"), batch() % 64, new_sink()
+    for device, out in (("cpu", plain), ("cuda", sink)):
+        model.to(device)
+        with RouterRecorder(model, out, sources=Sources.by_sequence(4)), torch.no_grad():
+            model(input_ids=tokens.to(device))
+    # Rounding may flip a near tie; the totals may not differ.
+    assert np.abs(sink.loads() - plain.loads()).sum() <= 4
+    np.testing.assert_array_equal(sink.loads().sum(2), plain.loads().sum(2))
 
 
 # -- files ------------------------------------------------------------------------------------
