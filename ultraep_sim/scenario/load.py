@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def _anchor_trace(data: dict[str, Any], base: Path) -> None:
     """Make the trace path absolute, so that it means the same from every directory."""
     workload = data.get("workload")
     if isinstance(workload, dict) and isinstance(workload.get("trace"), str):
-        workload["trace"] = str(base / workload["trace"])
+        workload["trace"] = os.path.normpath(base / workload["trace"])
 
 
 class _Where:
@@ -151,20 +152,11 @@ class _Where:
         return ScenarioError(problem, file=file, place=place, value=value, remedy=remedy)
 
 
-def _clean(location: Iterable[str | int]) -> Location:
-    """Drop what pydantic adds to a location that is not a key of the file."""
-    return tuple(
-        part
-        for part in location
-        if isinstance(part, int) or not (part.startswith("function-") or "[" in part)
-    )
-
-
 def _first_problem(error: ValidationError, data: dict[str, Any], where: _Where) -> ScenarioError:
     """Tell the first problem; unknown keys come first, for a typo also leaves its key missing."""
     found = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     first = found[0]
-    location = _clean(first["loc"])
+    location: Location = first["loc"]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     kind = first["type"]
     if kind == "extra_forbidden":
@@ -185,7 +177,9 @@ def _first_problem(error: ValidationError, data: dict[str, Any], where: _Where) 
     if isinstance(cause, InputError):
         inner = location
         if cause.place:
-            inner = (*location, *(p for p in cause.place.split(".") if p.isidentifier()))
+            # A profile's place reads "paper-rack64: gpu.hbm_GB"; the key is what follows the name.
+            key = cause.place.rpartition(": ")[2]
+            inner = (*location, *(part for part in key.split(".") if part.isidentifier()))
         return where.error(
             cause.problem + more,
             inner,
@@ -248,15 +242,22 @@ def _nested_model(annotation: Any) -> Any:
 
 def _check_trace_exists(scenario: Scenario, where: _Where) -> None:
     trace = scenario.workload.trace
-    if trace is None or trace.is_file():
+    if trace is None:
         return
-    raise where.error(
-        "no such trace file" if not trace.exists() else "the trace is not a file",
-        ("workload", "trace"),
-        value=str(trace),
-        remedy="give an existing trace, or a synthetic workload instead; "
-        "the shipped ones lie in traces/",
-    )
+    try:
+        problem = "" if trace.is_file() else "no such trace file"
+        if problem and trace.exists():
+            problem = "the trace is not a file"
+    except OSError as error:  # a name too long, a folder that may not be entered
+        problem = f"the trace cannot be opened: {error.strerror}"
+    if problem:
+        raise where.error(
+            problem,
+            ("workload", "trace"),
+            value=str(trace),
+            remedy="give an existing trace, or a synthetic workload instead; "
+            "the shipped ones lie in traces/",
+        )
 
 
 def _check_policies(scenario: Scenario, where: _Where) -> None:

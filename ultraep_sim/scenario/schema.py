@@ -214,7 +214,6 @@ class EngineSpec(Strict):
     tile_rows: int = Field(default=128, ge=1, le=4096)
     relay: Literal["auto", "off"] = "auto"
     warmup: Literal["exclude", "include"] = "exclude"
-    warmup: Literal["exclude", "include"] = "exclude"
 
 
 class Scenario(Strict):
