@@ -1,0 +1,133 @@
+"""Compare the layer model with the published breakdown: fitted ideal rows, predicted others.
+
+``python -m tests.engine.anchors`` prints the table. Published numbers are only read for comparison.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ultraep_sim.engine.layer import LayerOptions, LayerTimes, layer_times
+from ultraep_sim.fabric.streaming import distribute
+from ultraep_sim.model import get_model, get_rack
+from ultraep_sim.planning.stats import LoadStats
+
+from .counts import make_price, make_stats
+
+ANCHORS = Path(__file__).parents[3] / "shared" / "anchors"
+RANKS, TOKENS = 64, 8192
+
+# Which critical phases make up a published part.
+PARTS = {
+    ("forward", "moe_compute"): ("fwd_compute",),
+    ("forward", "token_all_to_all"): ("fwd_dispatch", "fwd_combine"),
+    ("forward", "others"): ("fwd_attention", "fwd_plan", "fwd_distribute", "fwd_reroute"),
+    ("backward", "moe_compute"): ("bwd_compute",),
+    ("backward", "token_all_to_all"): ("bwd_combine", "bwd_dispatch"),
+    ("backward", "others"): ("bwd_attention", "bwd_distribute", "bwd_grad_reduce"),
+}
+#: Mean rank imbalance of the published training runs, and copies on the busiest sender.
+POLICIES = {"ideal": (1.0, 0), "none": (2.86, 0), "ultraep": (1.03, 4)}
+
+
+class Row(NamedTuple):
+    """One published figure beside ours, in ms."""
+
+    what: str
+    published: float
+    ours: float
+
+    @property
+    def error(self) -> float:
+        return self.ours / self.published - 1
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with (ANCHORS / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def hot_rank(imbalance: float, copies: int = 0) -> LoadStats:
+    """One hot rank at `imbalance` times the mean, the others even; 63/64 of pairs leave."""
+    mean = TOKENS * 8
+    pairs = np.full(RANKS, mean * (RANKS - imbalance) / (RANKS - 1))
+    pairs[0] = imbalance * mean
+    remote = np.full(RANKS, mean * (RANKS - 1) // RANKS)
+    sent = np.zeros(RANKS, int)
+    sent[0] = copies
+    received = np.zeros(RANKS, int)
+    received[1 : 1 + copies] = 1
+    return make_stats(
+        pairs=np.rint(pairs),
+        tiles=np.ceil(pairs / 128),
+        instances=np.full(RANKS, 2),
+        near_sent=remote,
+        near_received=np.rint(pairs * (RANKS - 1) / RANKS),
+        copies_sent=sent,
+        copies_received=received,
+    )
+
+
+def simulate(policy: str, rack: str = "paper-rack64") -> LayerTimes:
+    imbalance, copies = POLICIES[policy]
+    price = make_price()
+    if copies:
+        price = make_price(exchange=11, solve=56, tasks=38, reroute=20, transport="stream")
+    return layer_times(
+        get_model("qwen3-235b"),
+        get_rack(rack),
+        hot_rank(imbalance, copies),
+        price,
+        LayerOptions(TOKENS, sequence_length=8192),
+    )
+
+
+def breakdown(rack: str = "paper-rack64") -> list[Row]:
+    """Every row of the published breakdown whose policy we can set up."""
+    rows = []
+    for line in read("layer_breakdown.csv"):
+        key = line["direction"], line["part"]
+        if line["policy"] in POLICIES and key in PARTS:
+            critical = simulate(line["policy"], rack).critical
+            ours = sum(float(critical[p][0]) for p in PARTS[key]) * 1e3
+            rows.append(Row(" ".join((*key, line["policy"])), float(line["latency_ms"]), ours))
+    return rows
+
+
+def distribution() -> list[Row]:
+    """Direct streaming of the README cases; the busiest sender's copies are the max fan-out."""
+    fan_out = {
+        row["initial_imbalance"]: int(row["max_fanout"])
+        for row in read("planner.csv")
+        if row["provenance"] == "public README"
+    }
+    rack, copy = get_rack("paper-rack64"), get_model("qwen3-235b").expert_bytes("bf16")
+    rows = []
+    for line in read("weight_distribution.csv"):
+        copies = fan_out.get(line["initial_imbalance"])
+        direct = line["transport"] == "direct tile streaming"
+        if line["provenance"] == "README" and direct and copies:
+            sent = np.array([[copies, 0]])
+            ours = distribute(rack, sent, np.array([[0, 2]]), copy).max() * 1e3
+            rows.append(Row(f"direct, {copies} copies", float(line["latency_ms"]), float(ours)))
+    return rows
+
+
+def main() -> None:
+    """Print both comparisons."""
+    for title, rows in (
+        ("breakdown, paper-rack64", breakdown()),
+        ("breakdown, gb200-nvl72 from public kernel tables", breakdown("gb200-nvl72")),
+        ("weight distribution", distribution()),
+    ):
+        print(title)
+        for row in rows:
+            print(f"  {row.what:34} {row.published:7.3f} {row.ours:7.3f} ms {row.error:+7.1%}")
+
+
+if __name__ == "__main__":
+    main()

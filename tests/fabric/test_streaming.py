@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from ultraep_sim.fabric.streaming import distribute, migrate, reduce_gradients
+from ultraep_sim.model import get_model, get_rack
+
+PAPER = get_rack("paper-rack64")
+COPY = get_model("qwen3-235b").expert_bytes("bf16")
+TOY = PAPER.with_overrides(
+    {
+        "stream_GBps": 100,
+        "stream_base_us": 3,
+        "relay_us": 20,
+        "migrate_GBps": 10,
+        "migrate_base_us": 40,
+        "grad_reduce_GBps": 20,
+        "grad_reduce_sms": 10,
+    }
+)
+
+
+@pytest.mark.parametrize(("copies", "published_us"), [(4, 214), (5, 265), (6, 317)])
+def test_direct_rows_of_the_readme(copies: int, published_us: float) -> None:
+    """The busiest sender's copies are the plan's max fan-out: 4, 5, 6 in the planner table."""
+    sent = np.array([[copies, 0, 0]])
+    got = distribute(PAPER, sent, np.array([[0, 2, 2]]), COPY)
+    assert got.max() * 1e6 == pytest.approx(published_us, rel=0.005)
+
+
+def test_direct_by_hand() -> None:
+    got = distribute(TOY, np.array([[2, 0, 1]]), np.array([[0, 0, 3]]), 1e6)
+    np.testing.assert_allclose(got, [[3e-6 + 2e-5, 0, 3e-6 + 3e-5]])
+
+
+def test_relay_pays_its_extra_in_relayed_records_only() -> None:
+    sent = np.array([[2, 1, 0], [2, 1, 0]])
+    received = np.array([[0, 1, 2], [0, 1, 2]])
+    got = distribute(TOY, sent, received, 1e6, relayed=np.array([False, True]))
+    np.testing.assert_allclose(got[0], [23e-6, 13e-6, 23e-6])
+    np.testing.assert_allclose(got[1], got[0] + 20e-6)
+
+
+def test_relay_wins_where_it_cuts_the_fan_out() -> None:
+    direct = distribute(PAPER, np.array([[10, 0, 0]]), np.array([[0, 1, 1]]), COPY)
+    relayed = distribute(
+        PAPER, np.array([[3, 3, 0]]), np.array([[0, 1, 1]]), COPY, np.array([True])
+    )
+    assert direct.max() == pytest.approx(8e-6 + 10 * 51.5e-6)
+    assert relayed.max() == pytest.approx(8e-6 + 15e-6 + 3 * 51.5e-6)
+
+
+def test_migration_by_hand_costs_nothing_between_replans() -> None:
+    got = migrate(TOY, np.array([[0, 0, 0], [0, 4, 1]]), 1e6)
+    np.testing.assert_allclose(got, [[0, 0, 0], [0, 40e-6 + 4e-4, 40e-6 + 1e-4]])
+
+
+def test_gradients_bind_on_the_home_by_its_sms() -> None:
+    sent, received = np.array([[3, 0, 0]]), np.array([[0, 2, 1]])
+    got = reduce_gradients(TOY, sent, received, 1e6)
+    np.testing.assert_allclose(got, [[3e6 / 20e9, 2e6 / 100e9, 1e6 / 100e9]])
+    many = reduce_gradients(TOY, sent, received, 1e6, sms=100)  # 200 GB/s, but the link has 100
+    np.testing.assert_allclose(many[0, 0], 3e6 / 100e9)
+
+
+@pytest.mark.parametrize("copies", [4, 6])
+def test_gradient_reduction_lies_within_the_published_times(copies: int) -> None:
+    sent = np.array([[copies, 0]])
+    got = reduce_gradients(PAPER, sent, np.array([[0, 2]]), 72 * 2**20).max()
+    assert 1.9e-3 * 0.9 < got < 2.4e-3 * 1.1
+
+
+@pytest.mark.parametrize("law", [distribute, reduce_gradients])
+def test_more_copies_are_never_faster(law) -> None:  # type: ignore[no-untyped-def]
+    none = np.zeros((1, 2), np.int64)
+    times = [law(PAPER, none + copies, none, COPY).max() for copies in range(8)]
+    assert times == sorted(times)
+    assert times[0] == 0 < times[1]
+    times = [law(PAPER, none, none + copies, COPY).max() for copies in range(8)]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("name", ["stream_GBps", "migrate_GBps", "grad_reduce_GBps"])
+def test_less_bandwidth_is_never_faster(name: str) -> None:
+    slower = TOY.with_overrides({name: getattr(TOY, name).value / 2})
+    copies = np.array([[3, 1, 0]])
+    assert (distribute(slower, copies, copies, COPY) >= distribute(TOY, copies, copies, COPY)).all()
+    assert (migrate(slower, copies, COPY) >= migrate(TOY, copies, COPY)).all()
+    slow, fast = (reduce_gradients(rack, copies, copies, COPY) for rack in (slower, TOY))
+    assert (slow >= fast).all()
