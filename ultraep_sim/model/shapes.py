@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ultraep_sim.errors import ProfileError
+from ultraep_sim.model.attention import AttentionShape, check_count
 from ultraep_sim.model.dtypes import weight_bytes
-
-AttentionKind = Literal["gqa", "mla"]
-
-
-def _check_count(owner: str, name: str, value: object, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ProfileError(
-            f"{name} is an integer from {minimum} up", place=owner, value=value, remedy="correct it"
-        )
 
 
 def _take(cls: type, owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,106 +20,6 @@ def _take(cls: type, owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
                 "unknown field", place=owner, value=key, remedy=f"one of {', '.join(known)}"
             )
     return dict(values)
-
-
-@dataclass(frozen=True)
-class AttentionShape:
-    """Attention of one layer.
-
-    Parameters
-    ----------
-    heads, kv_heads : int
-        Query heads and key/value heads (MLA: `kv_heads` equals `heads`).
-    head_dim : int
-        Width of a query and key head; for MLA the part without rotary embedding.
-    kind : {"gqa", "mla"}
-        Grouped-query attention, or multi-head latent attention.
-    q_rank, kv_rank : int
-        MLA only: ranks of the compressed query and of the compressed key/value.
-    rope_dim, v_dim : int
-        MLA only: rotary width added to each query and key head, width of a value head.
-    window, window_every : int
-        Every `window_every`-th layer sees only the last `window` tokens (0: no window).
-    """
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    kind: AttentionKind = "gqa"
-    q_rank: int = 0
-    kv_rank: int = 0
-    rope_dim: int = 0
-    v_dim: int = 0
-    window: int = 0
-    window_every: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(AttentionKind):
-            raise ProfileError(
-                "unknown attention kind", place="attention", value=self.kind, remedy="gqa or mla"
-            )
-        positive = {"heads", "kv_heads", "head_dim"}
-        if self.kind == "mla":
-            positive |= {"q_rank", "kv_rank", "rope_dim", "v_dim"}
-        for f in fields(self):
-            if f.name != "kind":
-                minimum = 1 if f.name in positive else 0
-                _check_count("attention", f.name, getattr(self, f.name), minimum)
-        if self.heads % self.kv_heads:
-            raise ProfileError(
-                f"{self.heads} heads cannot share {self.kv_heads} key/value heads",
-                place="attention",
-                value=self.kv_heads,
-                remedy="kv_heads must divide heads",
-            )
-        if (self.window == 0) != (self.window_every == 0):
-            raise ProfileError(
-                "window and window_every go together",
-                place="attention",
-                value=(self.window, self.window_every),
-                remedy="give both or neither",
-            )
-
-    @property
-    def qk_dim(self) -> int:
-        """Width of a query and of a key head, rotary part included."""
-        return self.head_dim + (self.rope_dim if self.kind == "mla" else 0)
-
-    @property
-    def value_dim(self) -> int:
-        """Width of a value head."""
-        return self.v_dim if self.kind == "mla" else self.head_dim
-
-    @property
-    def cache_elements(self) -> int:
-        """Elements of KV cache per token and layer (full-attention layers)."""
-        if self.kind == "mla":
-            return self.kv_rank + self.rope_dim
-        return 2 * self.kv_heads * self.head_dim
-
-    def projection_params(self, hidden: int) -> int:
-        """Parameters of all projections of one layer, output projection included."""
-        out = self.heads * self.value_dim * hidden
-        if self.kind == "mla":
-            query = hidden * self.q_rank + self.q_rank * self.heads * self.qk_dim
-            latent = hidden * (self.kv_rank + self.rope_dim)
-            expand = self.kv_rank * self.heads * (self.head_dim + self.v_dim)
-            return query + latent + expand + out
-        return hidden * (self.heads + 2 * self.kv_heads) * self.head_dim + out
-
-    def mean_context(self, sequence_length: int) -> float:
-        """Keys a query attends to, mean over the positions of a sequence and over the layers.
-
-        Causal attention over S tokens sees (S + 1) / 2 keys on average; a window of W sees
-        ``W - W (W - 1) / (2 S)`` where S >= W.
-        """
-        full = (sequence_length + 1) / 2
-        if not self.window:
-            return full
-        w = min(self.window, sequence_length)
-        windowed = w - w * (w - 1) / (2 * sequence_length)
-        share = 1 / self.window_every
-        return share * windowed + (1 - share) * full
 
 
 @dataclass(frozen=True)
@@ -175,11 +67,11 @@ class ModelShape:
     def __post_init__(self) -> None:
         place = f"model {self.name}"
         for name in ("layers", "hidden", "expert_ffn", "num_experts", "top_k"):
-            _check_count(place, name, getattr(self, name), 1)
+            check_count(place, name, getattr(self, name), 1)
         for name in ("dense_layers", "shared_experts", "dense_ffn", "vocabulary"):
-            _check_count(place, name, getattr(self, name), 0)
+            check_count(place, name, getattr(self, name), 0)
         for name in ("routing_groups", "top_groups"):
-            _check_count(place, name, getattr(self, name), 0)
+            check_count(place, name, getattr(self, name), 0)
         if not isinstance(self.attention, AttentionShape):
             raise ProfileError(
                 "attention is no AttentionShape",
