@@ -63,6 +63,7 @@ class PolicyReplay:
         self.builder = StatsBuilder(capacity, policy.layout.num_ranks, tile_rows)
         self.warm = np.zeros(capacity, np.bool_)
         self._states: dict[int, PolicyState] = {}
+        self._below: tuple[int, int, NDArray[np.int64]] | None = None
 
     def add(self, record: Record, loads: NDArray[np.int64], step_every: int) -> None:
         """Plan one record and book its counts."""
@@ -70,8 +71,10 @@ class PolicyReplay:
         plan = self.policy.plan(loads, state)
         self.warm[len(self.builder)] = state.warm
         self.builder.add(plan, state.moved)
+        state.previous = loads.sum(axis=0)
+        self._below = (record.step, record.micro_batch, state.previous)
         if self.policy.cadence_steps is not None:
-            state.history.add(record.step, loads.sum(axis=0))
+            state.history.add(record.step, state.previous)
 
     def _state(self, record: Record, step_every: int) -> PolicyState:
         state = self._states.get(record.layer)
@@ -81,6 +84,8 @@ class PolicyReplay:
             self._states[record.layer] = state
         state.step, state.micro_batch = record.step, record.micro_batch
         state.moved = None
+        same = self._below is not None and self._below[:2] == (record.step, record.micro_batch)
+        state.layer_before = self._below[2] if same and self._below else None
         return state
 
 

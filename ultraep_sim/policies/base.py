@@ -57,6 +57,31 @@ class DecisionPrice:
     hidden: bool = False
 
 
+@dataclass(frozen=True)
+class CostModel:
+    """What a cost-aware policy may weigh, in seconds; the engine makes it.
+
+    Attributes
+    ----------
+    pair_s : float
+        Expert compute of one pair on a rank, forward and (in training) backward.
+    wire_s : float
+        All-to-all of one pair that crosses ranks, dispatch and combine, all directions counted.
+    copy_s : float
+        One replica's weights on the port that sends or receives most, every time they travel.
+    copy_base_s : float
+        Starting a distribution at all: exchange, solve, tasks and the transfer's floor.
+    relay_s : float
+        What the two-stage relay adds to a distribution.
+    """
+
+    pair_s: float
+    wire_s: float
+    copy_s: float
+    copy_base_s: float
+    relay_s: float
+
+
 def nothing(source: str) -> Quantity:
     """Zero seconds, with the reason why."""
     return Quantity(0.0, "us", "assumed", source, 0.0, 0.0)
@@ -121,6 +146,10 @@ class PolicyState:
         The policy's own; kept from micro-batch to micro-batch, dropped at a gap.
     moved : ndarray of int64, shape [ranks], optional
         Set by a policy that just changed its placement: expert weights each rank received.
+    previous : ndarray of int64, shape [experts], optional
+        Expert loads of this layer in the micro-batch before; None at the start or after a gap.
+    layer_before : ndarray of int64, shape [experts], optional
+        Expert loads of the layer below in this micro-batch; None for the first layer.
     """
 
     layer: int = 0
@@ -131,6 +160,8 @@ class PolicyState:
     warm: bool = True
     placement: Any = None
     moved: NDArray[np.int64] | None = None
+    previous: NDArray[np.int64] | None = None
+    layer_before: NDArray[np.int64] | None = None
 
 
 class Policy(ABC):
@@ -142,8 +173,11 @@ class Policy(ABC):
 
     Notes
     -----
-    Options are the keyword-only parameters of ``__init__``. A policy has no state of its own
-    besides its workspace: everything it remembers is in the `PolicyState` of the layer.
+    Options are the keyword-only parameters of ``__init__``; one called ``cost`` is not the user's
+    but receives the engine's `CostModel`. A policy has no state of its own besides its workspace:
+    everything it remembers is in the `PolicyState` of the layer. A policy that needs more slots
+    than the layout has binds itself to one that has them (``self.layout``), and is charged for
+    their memory.
     """
 
     name: ClassVar[str]
