@@ -1,0 +1,1 @@
+"""Time and memory: the layer, the replay, the run."""

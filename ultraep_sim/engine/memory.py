@@ -224,7 +224,7 @@ def memory_use(
         Pairs each rank computes in each record.
     transport : {"none", "stream", "migrate", "free"}
         Streamed weights reuse one set of slot buffers for all layers; a placement that is migrated
-        to lives on and needs one set a layer; the others have no slots.
+        to, or got for free, lives on and needs one set a layer; ``none`` has no slots.
     groups : integer ndarray [N], optional
         Micro-batch of each record, see `activation_peak`.
     pipeline_stages, data_parallel : int
@@ -239,7 +239,7 @@ def memory_use(
     moe_layers = shape.moe_layers / pipeline_stages
     mains = int(layout.mains_per_rank.max()) * moe_layers
     other = shape.other_params / pipeline_stages
-    sets = {"stream": 1.0, "migrate": moe_layers}.get(transport, 0.0)
+    sets = {"stream": 1.0, "migrate": moe_layers, "free": moe_layers}.get(transport, 0.0)
     slot_weights, slot_gradients = slot_bytes(shape, layout.slots_per_rank, options, sets)
     peak = activation_peak(shape, options, pairs, groups)
     parts = {

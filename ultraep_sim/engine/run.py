@@ -144,8 +144,13 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     warm = _warm(scenario, replays, columns)
     labels = [spec.label for spec in scenario.policies]
     memory = {
-        label: _memory(scenario, layout, columns[label], options, prices[label]) for label in labels
+        item.label: _memory(
+            scenario, item.policy.layout, columns[item.label], options, prices[item.label]
+        )
+        for item in replays
+        if item.label in labels
     }
+    _check_memory(memory)
     return RunResult(
         scenario,
         _rows(labels, columns, memory, warm),
@@ -154,7 +159,7 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
         workload.label,
         workload.trace.meta.to_dict(),
         workload.trace.digest,
-        _notes(scenario, workload, warm),
+        _notes(scenario, workload, warm, memory),
     )
 
 
@@ -195,6 +200,8 @@ def _layer_options(scenario: Scenario, workload: Workload) -> LayerOptions:
         recompute=engine.recompute,
         tile_rows=engine.tile_rows,
         relay=engine.relay,
+        overlap=engine.overlap,
+        restore=engine.restore,
     )
 
 
@@ -266,7 +273,16 @@ def _memory(
         options,
         transport=price.transport,
         groups=groups,
+        pipeline_stages=scenario.ep.pipeline_stages,
+        data_parallel=scenario.ep.data_parallel,
     )
+
+
+def _check_memory(memory: dict[str, MemoryUse]) -> None:
+    """Refuse a run in which no policy fits; one that does not is told in the notes."""
+    label, least = min(memory.items(), key=lambda item: item[1].total)
+    if not least.fits:
+        least.check(label)
 
 
 def _rows(
@@ -309,7 +325,12 @@ def _arrow(labels: list[str], columns: dict[str, dict[str, NDArray[Any]]]) -> pa
     return pa.concat_tables(parts)
 
 
-def _notes(scenario: Scenario, workload: Workload, warm: NDArray[np.bool_]) -> list[str]:
+def _notes(
+    scenario: Scenario,
+    workload: Workload,
+    warm: NDArray[np.bool_],
+    memory: dict[str, MemoryUse],
+) -> list[str]:
     notes = [f"{int(warm.sum())} (layer, micro-batch) records count in every mean"]
     left_out = int((~warm).sum())
     if left_out:
@@ -317,7 +338,13 @@ def _notes(scenario: Scenario, workload: Workload, warm: NDArray[np.bool_]) -> l
             f"{left_out} records are left out of every policy's means: there a history policy "
             "had not seen its window yet (start of the trace, or after a gap)"
         )
-    if workload.trace.meta.model != scenario.model.name:
+    notes += [
+        f"{label} does not fit: {use.total / 1e9:.0f} GB of a GPU's {use.capacity / 1e9:.0f} GB "
+        "on its fullest rank; its times are those of a machine that had the memory"
+        for label, use in memory.items()
+        if not use.fits
+    ]
+    if not workload.trace.meta.synthetic and workload.trace.meta.model != scenario.model.name:
         notes.append(
             f"routing of {workload.trace.meta.model} drives the shape of {scenario.model.name}"
         )

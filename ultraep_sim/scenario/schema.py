@@ -59,11 +59,16 @@ class EPSpec(Strict):
         Redundant slots a rank keeps for replicas.
     domain_size : int or None
         Ranks of one scale-up domain; None takes the rack's.
+    pipeline_stages, data_parallel : int
+        Stages the layers are divided over, and copies of the EP group; they decide what memory a
+        rank has left.
     """
 
     ranks: int = Field(ge=1, le=MAX_RANKS)
     slots_per_rank: int = Field(ge=0, le=MAX_SLOTS)
     domain_size: int | None = Field(default=None, ge=1)
+    pipeline_stages: int = Field(default=1, ge=1, le=1024)
+    data_parallel: int = Field(default=1, ge=1, le=65_536)
 
     @model_validator(mode="after")
     def _domain_fits(self) -> EPSpec:
@@ -201,6 +206,10 @@ class EngineSpec(Strict):
         Rows of a grouped-GEMM tile.
     relay : {"auto", "off"}
         Two-stage weight relay where the policy allows it.
+    overlap : {"none", "shared_expert"}
+        Whether shared experts run behind dispatch and combine.
+    restore : {"exposed", "overlapped"}
+        Whether the backward's restore of replica weights hides behind attention.
     warmup : {"exclude", "include"}
         Whether records before a history policy has seen its window count in the means. They are
         left out of every policy's means alike.
@@ -213,6 +222,8 @@ class EngineSpec(Strict):
     combine_dtype: Dtype = "bf16"
     tile_rows: int = Field(default=128, ge=1, le=4096)
     relay: Literal["auto", "off"] = "auto"
+    overlap: Literal["none", "shared_expert"] = "none"
+    restore: Literal["exposed", "overlapped"] = "exposed"
     warmup: Literal["exclude", "include"] = "exclude"
 
 
