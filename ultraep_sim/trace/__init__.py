@@ -5,15 +5,58 @@ Importing this package is light: pyarrow, numba and matplotlib are imported when
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .container import Record, Trace
 from .meta import FORMAT_VERSION, TraceMeta
 from .parquet import TraceWriter, load_trace
 
+if TYPE_CHECKING:
+    from .heatmap import save_heatmap
+    from .rescale import rescale_rows
+    from .sources import resource_rows, spread_row
+    from .stats import Check, LayerStats, Spread, TraceStats, trace_stats
+    from .synth import synthesize
+
 __all__ = [
     "FORMAT_VERSION",
+    "Check",
+    "LayerStats",
     "Record",
+    "Spread",
     "Trace",
     "TraceMeta",
+    "TraceStats",
     "TraceWriter",
     "load_trace",
+    "rescale_rows",
+    "resource_rows",
+    "save_heatmap",
+    "spread_row",
+    "synthesize",
+    "trace_stats",
 ]
+
+_LAZY = {
+    "Check": "stats",
+    "LayerStats": "stats",
+    "Spread": "stats",
+    "TraceStats": "stats",
+    "rescale_rows": "rescale",
+    "resource_rows": "sources",
+    "save_heatmap": "heatmap",
+    "spread_row": "sources",
+    "synthesize": "synth",
+    "trace_stats": "stats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
