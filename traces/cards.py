@@ -16,13 +16,14 @@ from statistics_of import correlation, statistics  # noqa: E402
 
 from ultraep_sim.trace import load_trace  # noqa: E402
 
-CAVEAT = """\
-This is a tiny byte-level model (width 64, 8 layers), made to have a router that really learns
-and really is balanced, not to be a good language model. A source rank holds {tokens} tokens of
-{what}, so sampling noise per source and per expert is far larger than in production (4,096 and
-more tokens a rank), and the skew is not that of any production model. The counts are recorded,
-not drawn: nothing in this file comes from a random generator except the initial weights and
-the choice of text."""
+CAVEAT = (
+    "**This is a tiny byte-level model** (width 64, 8 layers), made to have a router that really "
+    "learns and really is balanced, not to be a good language model. A source rank holds {tokens} "
+    "tokens of {what}, so sampling noise per source and per expert is far larger than in "
+    "production (4,096 and more tokens a rank), and the skew is not that of any production "
+    "model. The counts are recorded, not drawn: the random generator chose the initial weights "
+    "and the text, the router did the rest."
+)
 
 
 __all__ = ["card", "correlation", "write_card"]
@@ -107,9 +108,12 @@ def how(meta: Any) -> str:
             "0-19 from the bytes in `first-steps.npz`."
         )
     else:
+        bits = ", ".join(f"{name} {value}" for name, value in notes["bits_per_byte"].items())
         lines.append(
             f"The model is the last checkpoint of the run `{notes['run']}` (see "
-            f"`{notes['run']}.md`); the mixed segment is drawn with seed {notes['batch_seed']}."
+            f"`{notes['run']}.md`); the mixed segment is drawn with seed {notes['batch_seed']}. "
+            f"Bits per byte on this text: {bits}. The checkpoint (25 MB) is not shipped: making "
+            "this file again takes the whole training run."
         )
     return "\n".join(lines)
 

@@ -95,9 +95,9 @@ LICENCES = {
     "manpages-de-dev": "GPL-3.0-or-later (translations) on the originals' licences, per page",
     "manpages-fr": "GPL-3.0-or-later (translations) on the originals' licences, per page",
     "manpages-fr-dev": "GPL-3.0-or-later (translations) on the originals' licences, per page",
-    "manpages-ja": "per page, mostly the originals' licences (copyleft man pages, GPL, BSD)",
-    "manpages-ja-dev": "per page, mostly the originals' licences (copyleft man pages, GPL, BSD)",
-    "anarchism": "GPL-2.0 (also GFDL)",
+    "manpages-ja": "per page, that of the original page (all DFSG-free)",
+    "manpages-ja-dev": "per page, that of the original page (all DFSG-free)",
+    "anarchism": "GPL-2.0-or-later",
     "jargon-text": "public domain",
 }
 

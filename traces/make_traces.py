@@ -78,8 +78,8 @@ SEGMENTS = [
     ("python", 12),
     ("man-en", 12),
     ("man-de", 12),
-    ("essays", 12),
-    ("mixed", 12),
+    ("essays", 11),
+    ("mixed", 13),
     ("man-ja", 12),
 ]
 PREFILL_PER_RANK = 2  # sequences of a source rank
@@ -258,7 +258,7 @@ def export_prefill(run: str, out: Path) -> None:
     model.load_state_dict(state["model"])
     segments, at = [], 0
     for name, count in SEGMENTS:
-        segments.append((name, at, at + count))
+        segments.append([name, at, at + count])
         at += count
     recorder = RouterRecorder(
         model,
@@ -279,6 +279,7 @@ def export_prefill(run: str, out: Path) -> None:
         },
     )
     losses = []
+    recorder.flush_every = at + 1  # written at the end, when the losses are known
     with recorder, torch.inference_mode():
         for batch in prefill_batches(config.model.sequence):
             data = torch.from_numpy(batch.astype(np.int64))
@@ -286,8 +287,9 @@ def export_prefill(run: str, out: Path) -> None:
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), data[:, 1:].flatten())
             losses.append(loss.item())
             recorder.end_step()
-    for name, a, b in segments:
-        print(f"prefill {name}: {np.mean(losses[a:b]) / np.log(2):.2f} bits per byte")
+        recorder.notes["bits_per_byte"] = {
+            name: round(float(np.mean(losses[a:b]) / np.log(2)), 2) for name, a, b in segments
+        }
 
 
 def prefill_batches(length: int) -> Iterator[np.ndarray]:

@@ -60,7 +60,10 @@ def imbalance_table(steps: np.ndarray, loads: np.ndarray) -> list[str]:
     """Mean and 99th percentile of the imbalance over (step, layer), by window and EP size."""
     lines = ["| steps | " + " | ".join(f"EP{n} mean (p99)" for n in EP_SIZES) + " |"]
     lines.append("|---|" + "---:|" * len(EP_SIZES))
-    for label, window in [*windows_of(steps), ("all", slice(None))]:
+    windows = windows_of(steps)
+    if len(windows) > 1:
+        windows.append(("all", slice(None)))
+    for label, window in windows:
         cells = []
         for ranks in EP_SIZES:
             values = rank_imbalance(loads[window], ranks)
@@ -83,11 +86,14 @@ def lag_table(steps: np.ndarray, loads: np.ndarray) -> list[str]:
     """Correlation of expert loads between steps ``lag`` apart, mean over steps and layers.
 
     The second row removes each layer's mean profile over the window first: what persists
-    of the deviation.
+    of the deviation. Removing a mean makes distant steps of a short window look opposed, so
+    it is given only up to a quarter of the shortest window.
     """
     position = {int(step): index for index, step in enumerate(steps)}
     residual = np.empty_like(loads)
-    for _, window in windows_of(steps):
+    windows = windows_of(steps)
+    longest = min(w.stop - w.start for _, w in windows) // 4
+    for _, window in windows:
         residual[window] = loads[window] - loads[window].mean(0, keepdims=True)
     head, raw, rest = [], [], []
     for lag in LAGS:
@@ -97,7 +103,8 @@ def lag_table(steps: np.ndarray, loads: np.ndarray) -> list[str]:
         a, b = (list(side) for side in zip(*pairs, strict=True))
         head.append(str(lag))
         raw.append(f"{correlation(loads[a], loads[b]).mean():.3f}")
-        rest.append(f"{correlation(residual[a], residual[b]).mean():.3f}")
+        value = correlation(residual[a], residual[b]).mean()
+        rest.append(f"{value:.3f}" if lag <= longest else "-")
     return [
         "| lag (steps) | " + " | ".join(head) + " |",
         "|---|" + "---:|" * len(head),

@@ -110,7 +110,9 @@ class RouterRecorder:
     def __enter__(self) -> RouterRecorder:
         """Attach the hooks."""
         if isinstance(self.out, (str, Path)):
-            require_pyarrow(Path(self.out))  # now, not after an hour of training
+            # Now, not after an hour of training.
+            require_pyarrow(Path(self.out))
+            self._meta()
         model = self.model
         self._handles = [
             model.register_forward_pre_hook(self._forward_begins, with_kwargs=True),
@@ -253,12 +255,17 @@ class RouterRecorder:
         return self._writer
 
     def _open(self, path: Path) -> Any:
+        from ultraep_sim.trace import TraceWriter
+
+        return TraceWriter(path, self._meta()).__enter__()
+
+    def _meta(self) -> Any:
         # Here, not above: hooks without a file must work where pyarrow is not installed.
-        from ultraep_sim.trace import TraceMeta, TraceWriter
+        from ultraep_sim.trace import TraceMeta
 
         name = self.name or type(self.model).__name__
         sampling = {} if self.windows is None else {"steps": [list(w) for w in self.windows]}
-        meta = TraceMeta(
+        return TraceMeta(
             model=name,
             num_experts=self.num_experts,
             top_k=self.top_k,
@@ -271,7 +278,6 @@ class RouterRecorder:
             sampling=sampling,
             notes={"layer_names": [r.name for r in self.routers], **self.notes},
         )
-        return TraceWriter(path, meta).__enter__()
 
 
 def histogram(key: torch.Tensor, size: int, *, wait: bool) -> torch.Tensor:

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 from hw_runtime.record import RecordError, RouterRecorder, Sources, find_routers  # noqa: E402
 from hw_runtime.record.recorder import histogram  # noqa: E402
 from hw_runtime.record.tiny_moe import TinyMoE, TinyMoEConfig  # noqa: E402
+from ultraep_sim.errors import InputError  # noqa: E402
 
 CONFIG = TinyMoEConfig(layers=2, experts=8, top_k=2, width=16, heads=2, expert_width=8, sequence=12)
 
@@ -348,6 +349,15 @@ def test_a_file_round_trip(tmp_path: Path, sink) -> None:
     assert [(r.step, r.micro_batch, r.layer) for r in read] == kept.keys
     for record, (_, _, _, loads) in zip(read, kept.records, strict=True):
         np.testing.assert_array_equal(record.loads, loads)
+
+
+@pytest.mark.parametrize("wrong", [{"notes": {"a": (1,)}}, {"phase": "decode"}])
+def test_metadata_that_cannot_be_written_is_refused_at_once(tmp_path: Path, wrong) -> None:
+    pytest.importorskip("pyarrow")
+    recorder = RouterRecorder(TinyMoE(CONFIG), tmp_path / "t.parquet", **wrong)
+    with pytest.raises(InputError):
+        recorder.__enter__()
+    assert not recorder.model._forward_hooks
 
 
 def test_an_error_leaves_no_file(tmp_path: Path) -> None:
