@@ -12,7 +12,7 @@ import typer
 from ultraep_sim.commands import doctor, plan, policies, run, trace
 from ultraep_sim.errors import InputError, UltraEPSimError
 
-BAD_INPUT, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
+BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
 app = typer.Typer(
     name="ultraep-sim",
@@ -57,10 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        code = BROKEN_PIPE
-    if code == BROKEN_PIPE:
         # The reader is gone: point stdout elsewhere, so that the flush at exit stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILURE
     sys.exit(code)
 
 
@@ -70,8 +69,6 @@ def invoke(arguments: Sequence[str]) -> int:
         result = app(list(arguments), prog_name="ultraep-sim", standalone_mode=False)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        return BROKEN_PIPE
     except InputError as error:
         return _say(str(error), BAD_INPUT)
     except UltraEPSimError as error:

@@ -187,7 +187,10 @@ def test_a_missing_trace_is_named(tmp_path):
         ("policies.x=none", ["--set policies.x=none", "list of 3"]),
         ("seed.x=1", ["--set seed.x=1"]),
         ("ep.ranks.x=1", ["--set ep.ranks.x=1", "plain value"]),
-        ("workload={trace: no.parquet}", ["--set workload={trace: no.parquet}", "no such trace"]),
+        (
+            "workload={trace: no.parquet}",
+            ["--set workload={trace: no.parquet}", "there is no trace"],
+        ),
     ],
 )
 def test_a_bad_override_names_itself(tmp_path, sets, needles):

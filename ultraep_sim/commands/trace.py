@@ -1,26 +1,127 @@
-"""``ultraep-sim trace``: look at traces."""
+"""``ultraep-sim trace``: look at recorded routing."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
+from rich.table import Table
 
-app = typer.Typer(help="Look at recorded routing traces.", no_args_is_help=True)
+from ultraep_sim.commands.console import note, print_json, print_renderable
+from ultraep_sim.errors import InputError
+
+if TYPE_CHECKING:
+    from ultraep_sim.trace import Trace
+    from ultraep_sim.trace.stats import TraceStats
+
+EPILOG = """\
+\b
+Examples:
+  ultraep-sim trace info traces/train-aux.parquet
+  ultraep-sim trace info traces/train-aux.parquet --plot heat.png
+  ultraep-sim trace info my.parquet --ep 16 --ep 72 --json
+"""
+
+app = typer.Typer(help="Look at recorded routing traces.", rich_markup_mode=None)
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
+def _group(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(epilog=EPILOG)
 def info(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A trace (.parquet).")],
+    ep: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="RANKS",
+            help="EP size to tell the imbalance at. Repeatable. [default: 8 16 32 64]",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw a heat map of the load here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
-    """Say what a trace holds."""
+    """Say what a trace holds and whether it is sound.
+
+    Every record is read and checked: what breaks the format is refused with a line that says
+    where, what is merely unusual (gaps, uneven batches) is marked with an exclamation mark.
+    """
     from ultraep_sim.trace import load_trace
+    from ultraep_sim.trace.stats import EP_SIZES, trace_stats
 
-    typer.echo(load_trace(file).meta.describe())
+    _check_plot_name(plot)
+    trace = load_trace(file)
+    found = trace_stats(trace, ep or EP_SIZES)
+    if plot is not None:
+        _draw(trace, file, plot)
+    if as_json:
+        print_json({"file": str(file), "meta": trace.meta.to_dict(), **found.to_dict()})
+    else:
+        _show(file, trace, found)
 
 
-@app.callback()
-def _group() -> None:
-    """Keep ``info`` a command of its own while it is the only one."""
+def _check_plot_name(plot: Path | None) -> None:
+    """Refuse a wrong name before minutes of reading, not after."""
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise InputError(
+            "a heat map is a .png file",
+            place="--plot",
+            value=str(plot),
+            remedy=f"write --plot {plot.with_suffix('.png')}",
+        )
+
+
+def _draw(trace: Trace, file: Path, plot: Path) -> None:
+    from ultraep_sim.trace.heatmap import save_heatmap
+
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    save_heatmap(trace, plot, title=file.stem)
+    note(f"wrote {plot}")
+
+
+def _show(file: Path, trace: Trace, found: TraceStats) -> None:
+    from rich.text import Text
+
+    meta = trace.meta
+    facts = [
+        f"{meta.kind}: {meta.recorded}",
+        f"{found.num_records} records: steps {found.first_step} to {found.last_step} "
+        f"({found.num_steps} recorded), {found.num_layers} layers, "
+        f"{found.num_micro_batches} micro-batches in all; phase {meta.phase}",
+        f"sampling: {meta.sampling or 'none, every step and layer'}",
+        f"sha256 {found.digest}",
+    ]
+    rows = found.rows()
+    imbalance = [name for name in rows[0] if name.startswith("EP")]
+    dynamics = [name for name in rows[0] if name not in imbalance and name != "layer"]
+    print_renderable(
+        Text(f"{file}: {meta.describe()}", style="bold"),
+        *(Text(fact) for fact in facts),
+        Text("\nRank imbalance (max / mean, contiguous homes) over the records", style="bold"),
+        _table(rows, imbalance),
+        Text(
+            "Dynamics: correlation of expert loads so many recorded steps apart and from the "
+            "first to the last steps; variance over that of independent tokens; experts never used",
+            style="bold",
+        ),
+        _table(rows, dynamics),
+        Text("Checks", style="bold"),
+        *(Text(f"  {'ok' if c.ok else ' !'}  {c.name}: {c.detail}") for c in found.checks),
+    )
+
+
+def _table(rows: list[dict[str, str]], columns: list[str]) -> Table:
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("layer", *columns):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["layer"], *(row[name] for name in columns))
+    return table

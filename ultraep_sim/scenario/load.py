@@ -245,16 +245,16 @@ def _check_trace_exists(scenario: Scenario, where: _Where) -> None:
     if trace is None:
         return
     try:
-        problem = "" if trace.is_file() else "no such trace file"
+        problem = "" if trace.is_file() else f"there is no trace {trace}"
         if problem and trace.exists():
-            problem = "the trace is not a file"
+            problem = f"the trace {trace} is not a file"
     except OSError as error:  # a name too long, a folder that may not be entered
-        problem = f"the trace cannot be opened: {error.strerror}"
+        problem = f"the trace {trace} cannot be opened: {error.strerror}"
     if problem:
         raise where.error(
             problem,
             ("workload", "trace"),
-            value=str(trace),
+            value=trace.name,
             remedy="give an existing trace, or a synthetic workload instead; "
             "the shipped ones lie in traces/",
         )

@@ -87,13 +87,14 @@ class SyntheticSpec(Strict):
     layers, steps : int
         How many MoE layers and steps are drawn.
     drift : float
-        How much of the profile is replaced per step, 0 to 1.
+        Standard deviation of each expert's log popularity around its profile, as it wanders from
+        step to step; 0 for a fixed profile.
     """
 
     imbalance: float = Field(ge=1.0, le=1000.0)
     layers: int = Field(default=8, ge=1, le=1000)
     steps: int = Field(default=20, ge=1, le=100_000)
-    drift: float = Field(default=0.0, ge=0.0, le=1.0)
+    drift: float = Field(default=0.0, ge=0.0, le=3.0)
 
 
 class WorkloadSpec(Strict):
