@@ -202,14 +202,15 @@ def _row_error(rows: NDArray[np.int32], source_ranks: int, file: str | Path | No
     wrong = rows[:, 3] != due
     # Inside a record (every row but its first) the key must stay.
     wrong[1:] |= (due[1:] > 0) & (rows[1:, :3] != rows[:-1, :3]).any(axis=1)
-    at = int(np.argmax(wrong))
+    outside = (rows[:, 3] < 0) | (rows[:, 3] >= source_ranks)
+    at = int(np.argmax(outside if outside.any() else wrong))
     source = int(rows[at, 3])
-    if not 0 <= source < source_ranks:
+    if outside[at]:
         problem = f"source ranks must be 0..{source_ranks - 1}"
     elif at and bool((rows[at] == rows[at - 1]).all()):
-        problem = f"the row of source rank {source} appears twice"
+        problem = f"the row of source rank {source} is there twice"
     else:
-        problem = f"the row of source rank {int(due[at])} is missing or out of order"
+        problem = "the row is missing or out of order"
     inside = at > 0 and due[at] > 0
     place = _place(rows[at - 1 if inside else at, :3], row=int(due[at]))
     return TraceError(

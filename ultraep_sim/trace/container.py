@@ -328,7 +328,10 @@ class MemorySource:
 
 def _int32(name: str, values: ArrayLike, ndim: int) -> NDArray[np.int32]:
     """Copy to int32, refusing what is not integer, has the wrong axes, or does not fit."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of unequal lengths
+        array = np.empty(0, dtype=object)
     if array.dtype.kind not in "iu" or array.ndim != ndim:
         raise TraceError(
             f"{name} must be integers with {ndim} axes",

@@ -110,18 +110,23 @@ class ParquetSource:
         """Yield the selected records; row groups without a selected step are not read."""
         shape = (-1, self.meta.source_ranks, self.meta.num_experts)
         checker = RecordChecker(self.meta, self._path)
-        groups = [
-            at
-            for at, group in enumerate(self._footer.row_groups)
-            if group.steps is None or selection.may_hold_steps(*group.steps)
-        ]
-        for rows, counts in self._whole_records(groups, counts=True):
+        for rows, counts in self._whole_records(self._groups_of(selection), counts=True):
             keys = fold_rows(rows, self.meta.source_ranks, self._path)
             loads = counts.reshape(shape)
             checker.check(keys, loads)
             for at in np.flatnonzero(selection.mask(keys)):
                 step, micro_batch, layer = keys[at].tolist()
                 yield Record(step, micro_batch, layer, loads[at])
+
+    def _groups_of(self, selection: Selection) -> list[int]:
+        """Row groups that can hold selected steps; all, where groups cut records in two."""
+        groups = self._footer.row_groups
+        cut = any(group.rows % self.meta.source_ranks for group in groups)
+        return [
+            at
+            for at, group in enumerate(groups)
+            if cut or group.steps is None or selection.may_hold_steps(*group.steps)
+        ]
 
     def _whole_records(
         self, groups: list[int], *, counts: bool
@@ -293,11 +298,9 @@ class TraceWriter:
             raise TraceError(
                 "a trace needs at least one record", file=self.path, remedy="append one"
             )
-        text = self.meta.to_json()
         with _one_line(self.path, "written"):
-            self._file.add_key_value_metadata(
-                {META_KEY: text.encode(), CHECK_KEY: footer_check(text, self._groups)}
-            )
+            check = footer_check(self.meta.to_json(), self._groups)
+            self._file.add_key_value_metadata({CHECK_KEY: check})
             self._file.close()
             with self._part.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -328,7 +331,8 @@ def _open_writer(path: Path, meta: TraceMeta) -> Any:
     item = pa.field("element", pa.int32(), nullable=False)
     schema = pa.schema(
         [pa.field(name, pa.int32(), nullable=False) for name in INDEX_COLUMNS]
-        + [pa.field("counts", pa.list_(item, meta.num_experts), nullable=False)]
+        + [pa.field("counts", pa.list_(item, meta.num_experts), nullable=False)],
+        metadata={META_KEY: meta.to_json().encode()},
     )
     return pyarrow_parquet().ParquetWriter(
         path,
