@@ -89,7 +89,7 @@ def figure(run: RunDirectory) -> Figure:
 def _limits(axes: Axes, before: Band) -> None:
     """Start at perfect balance and leave room for the bands, but not for one wild layer."""
     lines = max(float(np.nanmax(line.get_ydata())) for line in axes.get_lines())
-    top = max(min(float(before.high.max()), 1.6 * lines), lines, 1.1)
+    top = max(min(float(before.high.max()), 2.5 * lines), lines, 1.1)
     axes.set_ylim(1 - 0.02 * (top - 1), 1 + 1.04 * (top - 1))
 
 

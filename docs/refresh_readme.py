@@ -1,0 +1,59 @@
+"""Recompute the table and the picture of the README from the quickstart scenario.
+
+`make readme` runs this; `tests/test_readme.py` fails where the README says anything else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ultraep_sim.engine.run import RunResult, run_scenario
+from ultraep_sim.report.plots import write_plots
+from ultraep_sim.report.tables import finding, markdown_table
+from ultraep_sim.scenario import load_scenario
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+SCENARIO = ROOT / "scenarios" / "quickstart.yaml"
+PICTURE = ROOT / "docs" / "imbalance.png"
+BEGIN, END = "<!-- begin: make readme -->", "<!-- end: make readme -->"
+
+
+def block(result: RunResult) -> str:
+    """Return what stands between the markers of the README for this result."""
+    names = {spec.label: spec.name for spec in result.scenario.policies}
+    notes = "; ".join(result.notes)
+    return "\n\n".join(
+        (
+            BEGIN,
+            markdown_table(result.rows),
+            finding(result.rows, names),
+            f"Workload: {result.workload_label}. {notes[:1].upper()}{notes[1:]}.",
+            END,
+        )
+    )
+
+
+def replaced(text: str, new: str) -> str:
+    """Return the README with the block between its markers replaced."""
+    head, _, rest = text.partition(BEGIN)
+    _, found, tail = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{README}: the markers {BEGIN} and {END} are not there")
+    return head + new + tail
+
+
+def main() -> None:
+    """Run the quickstart and write README and picture."""
+    result = run_scenario(load_scenario(SCENARIO))
+    README.write_text(replaced(README.read_text(encoding="utf-8"), block(result)), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        write_plots(result.write(folder, ["make", "readme"]))
+        shutil.copy(Path(folder) / "imbalance.png", PICTURE)
+    print(f"wrote {README} and {PICTURE}")
+
+
+if __name__ == "__main__":
+    main()
