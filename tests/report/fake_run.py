@@ -35,6 +35,7 @@ def write_fake_run(
     layers: int = 4,
     ranks: int = 64,
     training: bool = True,
+    cold: dict[str, int] | None = None,
 ) -> Path:
     """Write result.parquet and summary.json with numbers that hang together but mean nothing."""
     kinds = KINDS if kinds is None else kinds
@@ -55,6 +56,7 @@ def write_fake_run(
                 "policy": label, "step": step, "micro_batch": 0, "layer": layer,
                 "imbalance_before": float(before.max() / mean), "imbalance": imbalance,
                 "rank_pairs": after.tolist(),
+                "warm": step >= (cold or {}).get(label, 0),
                 "replicas": 50, "max_fanout": 4, "remote_fraction": 0.3,
             }  # fmt: skip
             for phase, seconds in PHASES.items():
