@@ -17,7 +17,7 @@ def trace(tmp_path_factory):
 
 
 def test_info_tells_shape_checks_imbalance_and_dynamics(trace, invoke):
-    out = invoke("trace", "info", trace).out
+    out = " ".join(invoke("trace", "info", trace).out.split())
     for text in ("SYNTHETIC", "32 experts top-4", "10 records", "EP8 mean", "lag 1", "Checks"):
         assert text in out
     assert "EP64" not in out  # there are only 32 experts
