@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.trace.toys import same
 from ultraep_sim.errors import TraceError
 from ultraep_sim.trace import Trace, synthesize
-from ultraep_sim.trace.synth import draw_counts
+from ultraep_sim.trace.synth import _DriftingProfile, draw_counts
 from ultraep_sim.trace.synth_profile import inclusion_probabilities
 
 SMALL = {
@@ -83,12 +83,18 @@ def test_layers_have_their_own_profile_and_steps_share_it():
     assert between_layers < 0.8
 
 
-def test_drift_moves_the_profile_slowly():
-    trace = synthesize(**{**SMALL, "steps": 60, "num_layers": 1}, drift=0.4, drift_memory=0.9)
-    loads = np.log1p(np.array([r.loads.sum(axis=0) for r in trace], dtype=float))
-    near = np.corrcoef(loads[0], loads[1])[0, 1]
-    far = np.corrcoef(loads[0], loads[59])[0, 1]
-    assert near > far + 0.02
+def test_drift_is_the_process_it_says():
+    """Stationary from the first step: log popularity has the given spread and memory."""
+    few = {**SMALL, "top_k": 1, "num_layers": 1, "steps": 600, "imbalance": 1.8}
+    source = synthesize(**few, drift=0.3, drift_memory=0.8)._source
+    profile = _DriftingProfile(source, 0)
+    log_chance = np.log([profile.at(step) for step in range(600)])
+    # One token takes one expert, so no chance is capped, and only a common factor is lost.
+    shift = log_chance - log_chance.mean(axis=1, keepdims=True)
+    shift -= shift.mean(axis=0)
+    assert shift.std() == pytest.approx(0.3, rel=0.05)
+    assert np.corrcoef(shift[:-1].ravel(), shift[1:].ravel())[0, 1] == pytest.approx(0.8, abs=0.03)
+    assert shift[:5].std() == pytest.approx(0.3, rel=0.25)
 
 
 @given(weights=st.lists(st.floats(-300, 300), min_size=2, max_size=40), share=st.floats(0.01, 1.0))
