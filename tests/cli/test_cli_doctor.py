@@ -65,9 +65,13 @@ def traces(tmp_path):
     )  # fmt: skip
     file = tmp_path / "toy.parquet"
     Trace.from_arrays(meta, [0], [0], [0], [[[2] * 8]]).write(file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    (tmp_path / checks.SUMS).write_text(f"{digest}  toy.parquet\n")
+    write_card(file)
     return tmp_path
+
+
+def write_card(file):
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.with_suffix(".md").write_text(f"# toy\n\nSHA-256 of the file: `{digest}`.\n")
 
 
 def test_a_shipped_trace_is_read_and_its_digest_compared(traces):
@@ -85,16 +89,15 @@ def test_a_changed_trace_is_broken(traces):
 def test_a_damaged_trace_with_a_fitting_digest_is_broken(traces):
     file = traces / "toy.parquet"
     file.write_bytes(file.read_bytes()[:40])
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    (traces / checks.SUMS).write_text(f"{digest}  toy.parquet\n")
+    write_card(file)
     (found,) = checks.traces(traces)
     assert found.status == "broken"
 
 
-def test_a_trace_that_is_gone_is_broken_and_an_unlisted_one_is_noted(traces):
+def test_a_trace_that_is_gone_is_broken_and_one_without_a_card_is_noted(traces):
     (traces / "toy.parquet").rename(traces / "other.parquet")
     found = {c.name: c.status for c in checks.traces(traces)}
-    assert found == {"trace other": "note", "trace toy.parquet": "broken"}
+    assert found == {"trace other": "note", "trace toy": "broken"}
 
 
 def test_no_trace_at_all_is_a_note(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ Status = Literal["ok", "note", "broken"]
 
 MIN_PYTHON = (3, 11)
 REQUIRED = ("numpy", "numba", "pyarrow", "pydantic", "pyyaml", "typer", "rich", "matplotlib")
-SUMS = "SHA256SUMS"
+_CARD_DIGEST = re.compile(r"SHA-256 of the file: `([0-9a-f]{64})`")
 
 
 class Check(NamedTuple):
@@ -140,19 +141,20 @@ def traces(folder: Path | None = None) -> Iterator[Check]:
         remedy = "run inside a checkout, or make them: python traces/make_traces.py"
         yield Check("traces", "note", "no recorded trace found", remedy)
         return
-    sums = _read_sums(folder / SUMS)
     for file in files:
-        yield _trace(file, sums.get(file.name))
-    for missing in sorted(set(sums) - {file.name for file in files}):
-        yield Check(f"trace {missing}", "broken", "not there", "git checkout traces/")
+        yield _trace(file, _digest_on_card(file.with_suffix(".md")))
+    for card in sorted(folder.glob("*.md")):
+        trace = card.with_suffix(".parquet")
+        if trace not in files and _digest_on_card(card) is not None:
+            yield Check(f"trace {trace.stem}", "broken", "not there", f"git checkout {trace}")
 
 
-def _read_sums(file: Path) -> dict[str, str]:
-    """Read a file as ``sha256sum`` writes it: digest, two spaces, name."""
-    if not file.is_file():
-        return {}
-    parts = (line.split() for line in file.read_text(encoding="utf-8").splitlines())
-    return {p[1].lstrip("*"): p[0] for p in parts if len(p) == 2 and p[1].endswith(".parquet")}
+def _digest_on_card(card: Path) -> str | None:
+    """Return the digest a trace's data card tells; None where there is no card or digest."""
+    if not card.is_file():
+        return None
+    found = _CARD_DIGEST.search(card.read_text(encoding="utf-8", errors="replace"))
+    return found[1] if found else None
 
 
 def _trace(file: Path, expected: str | None) -> Check:
@@ -160,9 +162,9 @@ def _trace(file: Path, expected: str | None) -> Check:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if expected is None:
-        return Check(name, "note", f"not listed in {file.parent / SUMS}", "add it with sha256sum")
+        return Check(name, "note", f"no digest on a data card {file.with_suffix('.md')}")
     if digest != expected:
-        detail = f"digest {digest[:12]}, shipped was {expected[:12]}"
+        detail = f"digest {digest[:12]}, its data card says {expected[:12]}"
         return Check(name, "broken", detail, f"git checkout {file}")
     return _guarded(name, lambda: _readable_trace(name, file))
 
@@ -172,7 +174,7 @@ def _readable_trace(name: str, file: Path) -> Check:
 
     trace = load_trace(file)
     kind = "SYNTHETIC" if trace.meta.synthetic else "recorded"
-    return Check(name, "ok", f"{kind}, {trace.num_records} records, digest as shipped")
+    return Check(name, "ok", f"{kind}, {trace.num_records} records, digest as on its card")
 
 
 def _torch() -> Check:
