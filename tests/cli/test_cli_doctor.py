@@ -13,9 +13,8 @@ from ultraep_sim.trace import Trace, TraceMeta
 def test_policies_json_tells_what_the_classes_declare(invoke):
     rows = json.loads(invoke("policies", "--json").out)
     assert rows == policy_rows()
-    names = [row["name"] for row in rows]
-    assert names[:5] == ["none", "eplb", "eplb_plus", "ultraep", "ideal"]
     by_name = {row["name"]: row for row in rows}
+    assert {"none", "eplb", "eplb_plus", "ultraep", "ideal"} <= set(by_name)
     assert by_name["ultraep"]["never_worse"]
     assert by_name["eplb"]["moves_mains"]
     assert not by_name["eplb"]["exact"]
