@@ -24,11 +24,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(CORE): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -c constraints.txt -e .
+	@echo "installing the simulator into $(VENV) (about a minute)"
+	@$(PIP) -c constraints.txt -e .
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -c constraints.txt -e '.[dev]'
+	@echo "installing the simulator and the test tools into $(VENV) (a few minutes: torch is large)"
+	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@ $(CORE)
 
 install: $(CORE)  ## install the simulator alone into .venv

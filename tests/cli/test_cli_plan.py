@@ -146,6 +146,7 @@ def test_every_policy_plans_and_parses(policy, invoke, loads):
     data = json.loads(answer.out)
     assert data["policy"] == policy
     assert len(data["rank_loads"]) == 8
+    assert data["solve_us"] > 0
 
 
 def test_target_and_domain_are_obeyed(invoke, loads):
