@@ -1,6 +1,7 @@
 """Every way a file can be wrong: one line that names file, place, value and remedy."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -242,3 +243,17 @@ def test_one_shared_key_view_finds_the_same_faults(path):
     write_raw(path, toy_meta().to_json(), rows, counts)
     with pytest.raises(TraceError, match="out of order"):
         load_trace(path).keys()
+
+
+def test_absurd_claims_allocate_nothing(path):
+    """A record of the claimed shape would take 400 MiB; the file holds a few kB."""
+    rows, counts = rows_of(toy_meta(), steps=100)
+    lists = pa.array(counts.tolist(), type=pa.list_(pa.int32()))
+    claim = meta_with(num_experts=65536, source_ranks=len(rows))
+    write_raw(path, claim, rows, lists)
+    tracemalloc.start()
+    refused(path, "the list of counts is not 65536 long")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 65536 * len(rows) / 10
+    assert peak < 30 << 20

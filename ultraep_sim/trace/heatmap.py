@@ -239,7 +239,7 @@ def _title(figure: Any, data: HeatmapData, meta: TraceMeta, title: str) -> None:
         f"mean imbalance at EP{data.ep_size}: {mean:.2f}"
     )
     figure.suptitle(
-        f"{title}: {word}", fontsize=14, fontweight="bold", color=_INK, x=0.06, ha="left"
+        f"{title}: {word}", fontsize=14, fontweight="bold", color=_INK, x=0.053, ha="left"
     )
     figure.get_axes()[0].annotate(
         about, (0, 1), (0, 26), xycoords="axes fraction", textcoords="offset points",

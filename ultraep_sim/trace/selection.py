@@ -106,7 +106,9 @@ def describe_selection(meta: TraceMeta, spans: dict[str, Span | None]) -> TraceM
         kept = sampling.get("layers", range(meta.num_layers))
         inside = range(layers.start, meta.num_layers, layers.stride)
         stop = meta.num_layers if layers.stop is None else layers.stop
-        sampling["layers"] = [int(x) for x in kept if x in inside and x < stop]
+        left = [int(x) for x in kept if x in inside and x < stop]
+        if len(left) < meta.num_layers:
+            sampling["layers"] = left
     return meta.replace(sampling=sampling, notes={**meta.notes, "selected": selected})
 
 
