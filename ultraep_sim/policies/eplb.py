@@ -1,7 +1,7 @@
 """EPLB: placements from history, re-planned now and then, even split over replicas.
 
-Source: DeepSeek's public EPLB algorithm, global mode (one group, one node), written from its
-description. Hierarchical mode is not here yet.
+Source: DeepSeek's public EPLB algorithm, written from its description; the rules themselves are
+in `ultraep_sim.policies.replication`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..errors import PolicyError
 from ..planning import EPLayout, Plan
 from ..planning.assemble import even_quotas
 from .base import DecisionPrice, Policy, PolicyState, Transport, nothing, positive
-from .replication import pack, replicate
+from .replication import pack, rebalance, replicate
 
 
 class Placement(NamedTuple):
@@ -42,6 +42,15 @@ class EPLB(Policy):
     migration : {"migrate", "free"}
         Whether moving weights takes time. The published EPLB rows were taken with near-zero-cost
         migration.
+    num_groups, num_nodes : int
+        Hierarchical mode: groups of consecutive experts stay together on one of ``num_nodes``
+        nodes of consecutive ranks, replicas inside the node. One group and one node, the
+        default, is global mode.
+
+    Attributes
+    ----------
+    fallback : str or None
+        Why hierarchical mode was asked for and global mode is used: numbers that do not divide.
     """
 
     name = "eplb"
@@ -60,6 +69,8 @@ class EPLB(Policy):
         cadence_steps: int = 3,
         window_steps: int | None = None,
         migration: str = "migrate",
+        num_groups: int = 1,
+        num_nodes: int = 1,
     ) -> None:
         super().__init__(layout)
         self._cadence = positive("cadence_steps", cadence_steps)
@@ -70,6 +81,14 @@ class EPLB(Policy):
                 remedy="give migrate or free",
             )  # fmt: skip
         self._migration = migration
+        self._groups = positive("num_groups", num_groups)
+        self._nodes = positive("num_nodes", num_nodes)
+        self.fallback = _why_global(layout, num_groups, num_nodes)
+
+    def _place(self, weights: NDArray[np.int64]) -> Placement:
+        if self._groups == self._nodes == 1 or self.fallback:
+            return place_globally(self.layout, weights)
+        return place_hierarchically(self.layout, weights, self._groups, self._nodes)
 
     @property
     def cadence_steps(self) -> int:
@@ -84,13 +103,13 @@ class EPLB(Policy):
     def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
         """Split the loads evenly over the placement the history gave."""
         if state.placement is None:
-            state.placement = (_at_home(self.layout), state.since)
+            state.placement = (at_home(self.layout), state.since)
         placement, placed_at = state.placement
         window = state.history.window(state.step, self._window)
         if window and state.step - placed_at >= self._cadence:
-            old, placement = placement, place_globally(self.layout, np.sum(window, axis=0))
+            old, placement = placement, self._place(np.sum(window, axis=0))
             state.placement = (placement, state.step)
-            state.moved = _received(self.layout, old, placement)
+            state.moved = received(self.layout, old, placement)
             state.warm = True
         return Plan(
             self.layout, loads, placement.offsets, placement.rank, placement.slot,
@@ -122,15 +141,51 @@ def place_globally(layout: EPLayout, weights: NDArray[np.int64]) -> Placement:
     copies = replicate(weights, ranks * capacity - layout.num_experts)
     offsets = np.concatenate(([0], np.cumsum(copies))).astype(np.int64)
     rank = pack(np.repeat(weights / copies, copies), ranks).astype(np.int32)
-    return Placement(offsets, rank, _slots(offsets, rank, ranks))
+    return Placement(offsets, rank, number_slots(offsets, rank, ranks))
 
 
-def _at_home(layout: EPLayout) -> Placement:
+def place_hierarchically(
+    layout: EPLayout, weights: NDArray[np.int64], num_groups: int, num_nodes: int
+) -> Placement:
+    """Keep expert groups on nodes, replicate inside nodes, pack onto the node's ranks.
+
+    Parameters
+    ----------
+    layout : EPLayout
+    weights : ndarray of int64, shape [experts]
+    num_groups, num_nodes : int
+        Must divide, see `ultraep_sim.policies.replication.rebalance`.
+    """
+    ranks = layout.num_ranks
+    capacity = -(-layout.num_experts // ranks) + layout.slots_per_rank
+    expert = rebalance(weights, ranks * capacity, num_groups, num_nodes, ranks)
+    order = np.argsort(expert, kind="stable")
+    rank = (order // capacity).astype(np.int32)
+    counts = np.bincount(expert, minlength=layout.num_experts)
+    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    return Placement(offsets, rank, number_slots(offsets, rank, ranks))
+
+
+def _why_global(layout: EPLayout, num_groups: int, num_nodes: int) -> str | None:
+    for whole, part, text in (
+        (num_groups, num_nodes, "num_nodes does not divide num_groups"),
+        (layout.num_experts, num_groups, "num_groups does not divide the experts"),
+        (layout.num_ranks, num_nodes, "num_nodes does not divide the ranks"),
+    ):
+        if whole % part:
+            return f"{text} ({whole} % {part}): placed globally"
+    return None
+
+
+def at_home(layout: EPLayout) -> Placement:
+    """Return the placement before any balancing."""
     offsets = np.arange(layout.num_experts + 1, dtype=np.int64)
     return Placement(offsets, layout.home.copy(), np.full(layout.num_experts, -1, np.int32))
 
 
-def _slots(offsets: NDArray[np.int64], rank: NDArray[np.int32], ranks: int) -> NDArray[np.int32]:
+def number_slots(
+    offsets: NDArray[np.int64], rank: NDArray[np.int32], ranks: int
+) -> NDArray[np.int32]:
     """Give each rank's replicas a number; the first instance of an expert is its main (-1)."""
     slot = np.full(len(rank), -1, np.int32)
     is_main = np.zeros(len(rank), bool)
@@ -142,7 +197,7 @@ def _slots(offsets: NDArray[np.int64], rank: NDArray[np.int32], ranks: int) -> N
     return slot
 
 
-def _received(layout: EPLayout, old: Placement, new: Placement) -> NDArray[np.int64]:
+def received(layout: EPLayout, old: Placement, new: Placement) -> NDArray[np.int64]:
     """Count the experts each rank holds now and did not hold before, int64 [ranks]."""
     key_old, key_new = _held(old, layout.num_ranks), _held(new, layout.num_ranks)
     arrived = np.setdiff1d(key_new, key_old)
