@@ -5,6 +5,7 @@ Imports numpy and numba only, so that locked-down GPU machines can run it.
 
 from .layout import EPLayout, default_home
 from .loads import MAX_TOTAL, check_loads, expert_loads, spread_evenly
+from .mosaic_solver import MosaicOptions, MosaicSolver
 from .plan import Plan
 from .quota import QuotaOptions, QuotaSolver, Solution
 from .relay import relay_tree
@@ -15,6 +16,8 @@ __all__ = [
     "MAX_TOTAL",
     "EPLayout",
     "LoadStats",
+    "MosaicOptions",
+    "MosaicSolver",
     "Plan",
     "QuotaOptions",
     "QuotaSolver",

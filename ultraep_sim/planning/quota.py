@@ -36,9 +36,9 @@ RESOLUTION = 1024
 TARGET_SCALE = 10_000
 MAX_TARGET = 1000.0
 
-_NO_FLOOR = 0
-_PLAIN_FLOOR = 1
-_DYNAMIC_FLOOR = 2
+NO_FLOOR = 0
+PLAIN_FLOOR = 1
+DYNAMIC_FLOOR = 2
 
 
 @dataclass(frozen=True)
@@ -183,15 +183,15 @@ def _solve(  # type: ignore[no-untyped-def]  # numba kernel: shapes in QuotaSolv
     first, mean, high = _thresholds(loads, by_home, start, domain, target_scaled, rank_load)
     if high <= first or slots == 0:
         return (first if high <= first else high), 0
-    hot = _order(loads, by_home, start, rank_load, first, keys, rank_order, expert_order)
+    hot = order_by_load(loads, by_home, start, rank_load, first, keys, rank_order, expert_order)
     stamp[:] = 0
     state = (rank_load, slack, free, stamp, rank_order, expert_order)
     out = (out_expert, out_rank, out_quota)
     problem = (loads, start, domain, slots, hot)
 
     for attempt in range(0 if min_quota > 0 else 1, 3):
-        mode = _NO_FLOOR if attempt == 2 else _DYNAMIC_FLOOR
-        n = _oracle(first, mode, min_quota if attempt == 0 else 0, problem, state, out)
+        mode = NO_FLOOR if attempt == 2 else DYNAMIC_FLOOR
+        n = greedy_oracle(first, mode, min_quota if attempt == 0 else 0, problem, state, out)
         if n >= 0:
             return first, n
 
@@ -204,17 +204,17 @@ def _solve(  # type: ignore[no-untyped-def]  # numba kernel: shapes in QuotaSolv
             tau = low + width * j // (PROBES + 1)
             if tau == below:
                 continue
-            if _oracle(tau, _NO_FLOOR, 0, problem, state, out) >= 0:
+            if greedy_oracle(tau, NO_FLOOR, 0, problem, state, out) >= 0:
                 high = tau
                 break
             below = tau
         low = below
     if min_quota > 0:
-        n = _oracle(high, _PLAIN_FLOOR, min_quota, problem, state, out)
+        n = greedy_oracle(high, PLAIN_FLOOR, min_quota, problem, state, out)
         if n >= 0:
             return high, n
     # The upper end of the interval is a success by construction; rebuild its plan.
-    return high, _oracle(high, _NO_FLOOR, 0, problem, state, out)
+    return high, greedy_oracle(high, NO_FLOOR, 0, problem, state, out)
 
 
 @njit(cache=True)
@@ -243,7 +243,7 @@ def _thresholds(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _order(  # type: ignore[no-untyped-def]
+def order_by_load(  # type: ignore[no-untyped-def]
     loads, by_home, start, rank_load, first, keys, rank_order, expert_order
 ):
     """Sort overloaded ranks by load and their experts by load; ties go to the lower number.
@@ -270,7 +270,7 @@ def _order(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _oracle(tau, mode, min_quota, problem, state, out):  # type: ignore[no-untyped-def]
+def greedy_oracle(tau, mode, min_quota, problem, state, out):  # type: ignore[no-untyped-def]
     """Bring every rank to ``tau`` at most, or return -1; else the number of replicas."""
     loads, start, domain, slots, hot = problem
     rank_load, slack, free, _, rank_order, expert_order = state
@@ -324,9 +324,9 @@ def _shed(  # type: ignore[no-untyped-def]
         need = excess - moved
         quota = min(need, best_slack, left)
         floor = 0
-        if mode == _DYNAMIC_FLOOR:
+        if mode == DYNAMIC_FLOOR:
             floor = max(min_quota, (need + feasible - 1) // feasible)
-        elif mode == _PLAIN_FLOOR:
+        elif mode == PLAIN_FLOOR:
             floor = min_quota
         if quota < floor:
             break
