@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from ..errors import ScenarioError
 from ..planning import EPLayout
 from ..policies import DecisionPrice, get_policy
+from ..policies.registry import takes_cost
+from .cost import cost_model
 from .layer import LayerOptions, LayerTimes, layer_times
 from .memory import MemoryUse, memory_use
 from .replay import Chunk, PolicyReplay, replay
@@ -120,8 +122,8 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     """
     workload = make_workload(scenario)
     layout = _layout(scenario)
-    replays = _replays(scenario, layout)
     options = _layer_options(scenario, workload)
+    replays = _replays(scenario, layout, options)
     tables: dict[str, list[dict[str, NDArray[Any]]]] = {item.label: [] for item in replays}
     prices = {item.label: item.policy.price() for item in replays}
 
@@ -173,14 +175,17 @@ def _layout(scenario: Scenario) -> EPLayout:
     )
 
 
-def _replays(scenario: Scenario, layout: EPLayout) -> list[PolicyReplay]:
+def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> list[PolicyReplay]:
     """Make the listed policies, and the references under names no label can have."""
-    rows = scenario.engine.tile_rows
-    found = [
-        PolicyReplay(spec.label, get_policy(spec.name, layout, **spec.options), rows)
-        for spec in scenario.policies
-    ]
-    found += [PolicyReplay(_key(name), get_policy(name, layout), rows) for name in _REFERENCES]
+    wanted = [(spec.label, spec.name, spec.options) for spec in scenario.policies]
+    wanted += [(_key(name), name, {}) for name in _REFERENCES]
+    found = []
+    for label, name, given in wanted:
+        policy = get_policy(name, layout, **given)
+        if takes_cost(policy):
+            cost = cost_model(scenario.model, scenario.rack, policy.price(), options)
+            policy = get_policy(name, layout, **{"cost": cost, **given})
+        found.append(PolicyReplay(label, policy, options.tile_rows))
     return found
 
 
