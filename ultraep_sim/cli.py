@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from ultraep_sim.commands import doctor, plan, policies, run, trace
+from ultraep_sim.commands import doctor, interrupt, plan, policies, run, trace, validate
 from ultraep_sim.errors import InputError, UltraEPSimError
 
-BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, interrupt.EXIT_CODE
 
 app = typer.Typer(
     name="ultraep-sim",
@@ -27,6 +27,7 @@ app.command(epilog=run.EPILOG)(run.run)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.add_typer(trace.app, name="trace")
 app.command(epilog=policies.EPILOG)(policies.policies)
+app.command(epilog=validate.EPILOG)(validate.validate)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
 
@@ -53,7 +54,10 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0, 2 on bad input, 130 on Ctrl-C, 1 on the rest."""
+    interrupt.install()
     code = invoke(sys.argv[1:] if arguments is None else list(arguments))
+    if code == INTERRUPTED:
+        interrupt.leave()
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -1,0 +1,171 @@
+"""``ultraep-sim validate``: the planner arena."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ultraep_sim.commands.console import note, print_json, print_renderable, progress_bars
+from ultraep_sim.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ultraep_sim.validate.arena import Row
+
+EPILOG = """\
+\b
+Examples:
+  ultraep-sim validate planner --quick
+  ultraep-sim validate planner --policy eplb_plus --policy lplb
+  ultraep-sim validate planner --json | jq '.summary[] | {policy, replicas_ratio}'
+"""
+
+SUITES = ("planner",)
+_FULL, _QUICK = 3, 1  # draws of each family
+
+
+def validate(
+    suite: Annotated[
+        str, typer.Argument(metavar="[SUITE]", help=f"One of: {', '.join(SUITES)}.")
+    ] = "planner",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this policy, and ultraep. Repeatable."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One draw of each family, three group sizes, no traces.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
+) -> None:
+    """Judge the simulator's parts; so far the planners.
+
+    planner: every policy that sees exact loads plans the same Zipf, taxonomy and recorded loads,
+    beside lower bounds that no plan can beat. Solve times are measured on this machine.
+    """
+    from ultraep_sim.validate.arena import run_arena
+    from ultraep_sim.validate.families import QUICK_SHAPES, SHAPES
+    from ultraep_sim.validate.summary import summarise
+
+    if suite not in SUITES:
+        raise InputError(
+            "unknown suite", place="SUITE", value=suite, remedy=f"choose from {', '.join(SUITES)}"
+        )
+    traces = None if quick else _trace_folder()
+    if not quick and traces is None:
+        note("no traces/ folder found: the recorded loads are left out")
+    with progress_bars() as progress:
+        rows = run_arena(
+            policies=policy,
+            shapes=QUICK_SHAPES if quick else SHAPES,
+            seeds=_QUICK if quick else _FULL,
+            traces=traces,
+            progress=progress,
+        )
+    summary = summarise(rows)
+    if as_json:
+        print_json({"suite": suite, "quick": quick, "rows": rows, "summary": summary})
+    else:
+        _show(rows, summary)
+
+
+def _trace_folder() -> Path | None:
+    """``traces/`` under the current directory or of the installed checkout."""
+    candidates = (Path("traces"), Path(__file__).parents[2] / "traces")
+    return next((path for path in candidates if any(path.glob("*.parquet"))), None)
+
+
+def _show(rows: list[Row], summary: list[dict[str, Any]]) -> None:
+    from rich.text import Text
+
+    cases = len({tuple(row[k] for k in ("family", "index", *_SHAPE)) for row in rows})
+    title = Text(f"Planner arena: {cases} load matrices, beside the published planner", "bold")
+    baseline = next(entry for entry in summary if entry["policy"] == "ultraep")
+    legend = Text(
+        "Ratios are geometric means to ultraep's. replicas, fan-out (most replicas of one expert) "
+        "and home (most\nreplicas sent by one home rank) where both reach the same imbalance "
+        f"within 0.002 and ultraep opens replicas:\n{baseline['equal_tau_cases']} cases at most, "
+        "their number in brackets. floor: the least that replicas x could be, by the lower bound.\n"
+        "bound: replicas over the lower bound at the plan's own max load, all cases.\n"
+        "+slots: slots a rank beyond those offered; their memory is part of the price."
+    )
+    print_renderable(
+        title, _summary_table(summary), legend, Text("\nMean imbalance / replicas", "bold"),
+        _family_table(rows),
+    )  # fmt: skip
+
+
+_SHAPE = ("experts", "ranks", "slots")
+
+
+def _summary_table(summary: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    heads = [
+        "policy",
+        "+slots",
+        "cases",
+        "imbalance",
+        "worst vs ultraep",
+        "replicas x",
+        "fan-out x",
+    ]
+    heads += ["home x", "bound x", "kernel time x"]
+    for head in heads:
+        table.add_column(head, justify="left" if head == "policy" else "right", no_wrap=True)
+    for entry in summary:
+        replicas = _number(entry["replicas_ratio"], "{:.3f}")
+        if entry["replicas_ratio"] is not None:
+            replicas += f" ({entry['equal_tau_cases']})"
+        table.add_row(
+            entry["policy"],
+            f"+{entry['extra_slots']}" if entry["extra_slots"] else "",
+            str(entry["cases"]),
+            f"{entry['mean_imbalance']:.3f}",
+            _number(entry["worst_imbalance_difference"], "{:+.4f}"),
+            replicas,
+            *(
+                _number(entry[key], "{:.3f}")
+                for key in (
+                    "floor_ratio",
+                    "max_fanout_ratio",
+                    "max_home_sends_ratio",
+                    "bound_ratio",
+                )
+            ),
+            _number(entry["kernel_ratio"], "{:.2f}"),
+        )
+    return table
+
+
+def _family_table(rows: list[Row]) -> Table:
+    """Tabulate means over shapes and draws: a line a family, a column a policy."""
+    from rich import box
+    from rich.table import Table
+
+    # At the slots a policy needs, where it is not applicable at those offered.
+    ran = [row for row in rows if row["imbalance"] is not None]
+    policies = list(dict.fromkeys(row["policy"] for row in ran))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("family", "before", *policies):
+        table.add_column(head, justify="left" if head == "family" else "right", no_wrap=True)
+    for family in dict.fromkeys(row["family"] for row in ran):
+        here = [row for row in ran if row["family"] == family]
+        cells = []
+        for policy in policies:
+            mine = [row for row in here if row["policy"] == policy]
+            cells.append(f"{_mean(mine, 'imbalance'):.3f} / {_mean(mine, 'replicas'):.1f}")
+        table.add_row(family, f"{_mean(here, 'imbalance_before'):.2f}", *cells)
+    return table
+
+
+def _mean(rows: list[Row], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows) if rows else float("nan")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

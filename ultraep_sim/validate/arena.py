@@ -1,0 +1,221 @@
+"""The planner arena: every policy that sees exact loads, on the same loads, beside the bounds.
+
+A policy plans at the slots it is offered. One that binds itself to a layout with more slots is
+*not applicable* at those, and gets a second row at the slots it needs, with the difference named:
+that memory is part of its price.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import PlanError, PolicyError
+from ..planning import EPLayout, Plan
+from ..planning.bounds import replica_lower_bound, tau_lower_bound
+from ..policies import Policy, available_policies, get_policy
+from .draws import Shape
+from .families import SHAPES, Case, cases
+
+OK, NOT_APPLICABLE, MORE_SLOTS = "ok", "not applicable", "more slots"
+REPEATS = 3  # the fastest solve counts: what else runs on the machine only ever adds time
+
+Row = dict[str, Any]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy with options, and the name it goes by in the tables."""
+
+    label: str
+    policy: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def contenders(names: Iterable[str] | None = None) -> list[Contender]:
+    """Return every registered policy that sees exact loads, under its own name (not an alias).
+
+    A policy with an option ``effort`` enters once for each effort.
+
+    Parameters
+    ----------
+    names : iterable of str, optional
+        Only these; ``ultraep`` is always added, as everything is compared with it.
+
+    Raises
+    ------
+    PolicyError
+        If a name is unknown or its policy does not see exact loads.
+    """
+    known = available_policies()
+    wanted = [name for name, cls in known.items() if cls.exact and cls.name == name]
+    if names is not None:
+        wanted = list(dict.fromkeys([*names, "ultraep"]))
+    out = []
+    for name in wanted:
+        if name not in known or not known[name].exact:
+            raise PolicyError(
+                "no such policy" if name not in known else "does not see exact loads",
+                place="policy", value=name,
+                remedy=f"choose from {', '.join(n for n, cls in known.items() if cls.exact)}",
+            )  # fmt: skip
+        if "effort" in inspect.signature(known[name]).parameters:
+            out += [Contender(f"{name}-{e}", name, {"effort": e}) for e in ("fast", "thorough")]
+        else:
+            out.append(Contender(name, name))
+    return out
+
+
+def run_arena(
+    *,
+    policies: Iterable[str] | None = None,
+    shapes: Iterable[Shape] = SHAPES,
+    seeds: int = 3,
+    seed: int = 0,
+    traces: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Plan every case with every contender.
+
+    Parameters
+    ----------
+    policies : iterable of str, optional
+        Default: all, see `contenders`.
+    shapes : iterable of Shape
+    seeds : int
+        Draws of each family.
+    seed : int
+        Root of the random streams.
+    traces : Path, optional
+        Folder of recorded traces.
+    progress : callable, optional
+        Called with a name, what is done, and the total.
+
+    Returns
+    -------
+    list of dict
+        One row a case and contender, two where a policy needs more slots; see `measure`.
+
+    Raises
+    ------
+    PlanError
+        If a policy makes a plan that is not valid or that beats a proven bound.
+    """
+    rivals = contenders(policies)
+    rows: list[Row] = []
+    for shape in shapes:
+        layout = shape.layout()
+        bound = [(rival, _bind(rival, layout)) for rival in rivals]
+        todo = list(cases(shape, seeds=seeds, seed=seed, traces=traces))
+        name = f"{shape.experts} experts, {shape.ranks} ranks, {shape.slots} slots"
+        for done, case in enumerate(todo):
+            for rival, policy in bound:
+                rows += _rows(case, rival, policy)
+            if progress is not None:
+                progress(name, done + 1, len(todo))
+    return rows
+
+
+def _bind(rival: Contender, layout: EPLayout) -> Policy | str:
+    """Return the policy for this layout, or why there is none."""
+    try:
+        return get_policy(rival.policy, layout, **rival.options)
+    except PolicyError as error:
+        return str(error)
+
+
+def _rows(case: Case, rival: Contender, policy: Policy | str) -> Iterator[Row]:
+    if isinstance(policy, str):
+        yield _empty(case, rival) | {"status": NOT_APPLICABLE, "reason": policy}
+        return
+    extra = policy.layout.slots_per_rank - case.shape.slots
+    if extra > 0:
+        reason = f"needs {policy.layout.slots_per_rank} slots a rank"
+        yield _empty(case, rival) | {"status": NOT_APPLICABLE, "reason": reason}
+    status = MORE_SLOTS if extra > 0 else OK
+    yield _empty(case, rival) | measure(case, policy) | {"status": status}
+
+
+def _empty(case: Case, rival: Contender) -> Row:
+    return {
+        "family": case.family,
+        "index": case.index,
+        "experts": case.shape.experts,
+        "ranks": case.shape.ranks,
+        "slots": case.shape.slots,
+        "slots_needed": case.shape.slots,
+        "extra_slots": 0,
+        "policy": rival.label,
+        "imbalance": None,
+        "imbalance_before": None,
+        "replicas": None,
+        "max_fanout": None,
+        "max_home_sends": None,
+        "remote_fraction": None,
+        "solve_us": None,
+        "replica_lower_bound": None,
+        "tau_lower_bound": None,
+        "reason": None,
+    }
+
+
+def measure(case: Case, policy: Policy) -> Row:
+    """Plan one case and take the numbers of the plan.
+
+    Returns
+    -------
+    dict
+        ``imbalance`` (max over mean rank load), ``replicas``, ``max_fanout``, ``max_home_sends``
+        (most replicas sent by one home rank), ``remote_fraction``, ``solve_us`` (measured here,
+        the fastest of a few; None for a policy without a kernel), and the bounds that no plan of
+        this kind beats: ``tau_lower_bound`` as an imbalance, ``replica_lower_bound`` at the max
+        rank load this plan reached. None where they do not speak of such a plan: mains that move
+        or keep no token, a forced balance.
+    """
+    plan = policy.plan(case.loads, policy.new_state())
+    repeats = range(REPEATS if plan.solve_us is not None else 0)
+    again = [policy.plan(case.loads, policy.new_state()).solve_us for _ in repeats]
+    plan.validate(case.loads)
+    return {
+        "slots_needed": policy.layout.slots_per_rank,
+        "extra_slots": max(0, policy.layout.slots_per_rank - case.shape.slots),
+        "imbalance": plan.imbalance,
+        "imbalance_before": plan.imbalance_before,
+        "replicas": plan.num_replicas,
+        "max_fanout": plan.max_fanout,
+        "max_home_sends": int(plan.sends_per_rank.max()),
+        "remote_fraction": plan.remote_fraction,
+        "solve_us": min((t for t in again if t is not None), default=None),
+        **_bounds(case, plan),
+    }
+
+
+def _bounds(case: Case, plan: Plan) -> Row:
+    total = plan.loads.sum(axis=0)
+    keeps_a_token = bool((plan.quota[plan.offsets[:-1]][total > 0] > 0).all())
+    if plan.forced or plan.moves_mains or not keeps_a_token:
+        return {}
+    layout = plan.layout
+    if plan.may_cross:
+        layout = EPLayout(
+            layout.num_ranks, layout.num_experts, layout.slots_per_rank, None, layout.home
+        )
+    tau, least = int(plan.rank_loads.max()), tau_lower_bound(total, layout)
+    fewest = replica_lower_bound(total, layout, tau) if tau >= least else 0
+    used = int(np.count_nonzero(plan.quota[plan.is_replica]))
+    if tau < least or used < fewest:
+        raise PlanError(
+            f"policy {plan.policy} on {case.family} {case.index}: max rank load {tau} with {used} "
+            f"replicas is below the proven bounds {least} and {fewest}"
+        )
+    mean = float(total.sum()) / layout.num_ranks
+    return {
+        "tau_lower_bound": least / mean if mean else 1.0,
+        "replica_lower_bound": fewest,
+    }

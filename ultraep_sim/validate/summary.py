@@ -1,0 +1,100 @@
+"""What the arena's rows say about each policy, as ratios to the published planner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .arena import MORE_SLOTS, NOT_APPLICABLE, OK, Row
+
+BASELINE = "ultraep"
+EQUAL_TAU = 0.002
+"""Largest difference in imbalance at which two plans count as reaching the same tau."""
+
+_RATIOS = {
+    "replicas_ratio": "replicas",
+    "max_fanout_ratio": "max_fanout",
+    "max_home_sends_ratio": "max_home_sends",
+}
+
+
+def summarise(rows: list[Row]) -> list[dict[str, Any]]:
+    """Sum up each policy over all cases, at equal slots and (its own entry) at the slots it needs.
+
+    Parameters
+    ----------
+    rows : list of dict
+        From `ultraep_sim.validate.arena.run_arena`, with the baseline ``ultraep`` among them.
+
+    Returns
+    -------
+    list of dict
+        For each policy and status: ``cases``; ``mean_imbalance``; ``worst_imbalance_difference``
+        to the baseline's over all cases; ``equal_tau_cases``, where both reach the same imbalance
+        within `EQUAL_TAU` and the baseline opened replicas, and over those the geometric means
+        ``replicas_ratio``, ``max_fanout_ratio``, ``max_home_sends_ratio`` to the baseline's, and
+        ``floor_ratio``, what the first could at best be: the lower bound on replicas in its place;
+        ``bound_ratio``, geometric mean of replicas over the lower bound at the plan's own max rank
+        load; ``kernel_ratio``, geometric mean of solve times where the baseline opened replicas;
+        ``extra_slots``, the most a rank. None where there is nothing to compare.
+    """
+    base = {_key(row): row for row in rows if row["policy"] == BASELINE and row["status"] == OK}
+    out = []
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        mine = [row for row in rows if row["policy"] == policy]
+        refused = sum(row["status"] == NOT_APPLICABLE for row in mine)
+        for status in (OK, MORE_SLOTS):
+            chosen = [row for row in mine if row["status"] == status]
+            if chosen:
+                entry = {"policy": policy, "status": status}
+                out.append(entry | _entry(chosen, base) | {"not_applicable": refused})
+    return out
+
+
+def _entry(rows: list[Row], base: dict[Any, Row]) -> dict[str, Any]:
+    pairs = [(row, base[_key(row)]) for row in rows if _key(row) in base]
+    busy = [(row, other) for row, other in pairs if other["replicas"] > 0]
+    equal = [
+        (row, other)
+        for row, other in busy
+        if abs(row["imbalance"] - other["imbalance"]) <= EQUAL_TAU and row["replicas"] > 0
+    ]
+    differences = [row["imbalance"] - other["imbalance"] for row, other in pairs]
+    ratios = {
+        name: _geometric_mean(row[key] / other[key] for row, other in equal)
+        for name, key in _RATIOS.items()
+    }
+    return {
+        "cases": len(rows),
+        "mean_imbalance": float(np.mean([row["imbalance"] for row in rows])),
+        "worst_imbalance_difference": max(differences, default=None),
+        "equal_tau_cases": len(equal),
+        **ratios,
+        "floor_ratio": _geometric_mean(
+            row["replica_lower_bound"] / other["replicas"]
+            for row, other in equal
+            if row["replica_lower_bound"]
+        ),
+        "bound_ratio": _geometric_mean(
+            row["replicas"] / row["replica_lower_bound"]
+            for row in rows
+            if row["replica_lower_bound"]
+        ),
+        "kernel_ratio": _geometric_mean(
+            row["solve_us"] / other["solve_us"]
+            for row, other in busy
+            if row["solve_us"] and other["solve_us"]
+        ),
+        "extra_slots": max(row["extra_slots"] for row in rows),
+    }
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("family", "index", "experts", "ranks", "slots"))
+
+
+def _geometric_mean(values: Iterable[float]) -> float | None:
+    logs = np.log(np.fromiter(values, float))
+    return float(np.exp(logs.mean())) if logs.size else None
