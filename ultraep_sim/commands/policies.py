@@ -71,6 +71,7 @@ def policy_rows() -> list[dict[str, Any]]:
                     parameter.name: parameter.default
                     for parameter in inspect.signature(cls).parameters.values()
                     if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+                    and parameter.name != "cost"  # the engine's, not the user's
                 },
             }
         )

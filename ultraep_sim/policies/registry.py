@@ -12,12 +12,32 @@ from ..planning import EPLayout
 from .base import Policy
 from .eplb import EPLB
 from .eplb_plus import EPLBPlus
+from .fastermoe import FasterMoE
 from .ideal import Ideal
+from .llep import LLEP
+from .lplb import LPLB
+from .moonep import MoonEP
+from .mosaic import Mosaic
 from .none import NoBalancing
+from .predictive import Predictive
 from .ultraep import UltraEP
 
 ENTRY_POINT_GROUP = "ultraep_sim.policies"
-BUILT_IN: tuple[type[Policy], ...] = (NoBalancing, EPLB, EPLBPlus, UltraEP, Ideal)
+BUILT_IN: tuple[type[Policy], ...] = (
+    NoBalancing,
+    EPLB,
+    EPLBPlus,
+    LPLB,
+    LLEP,
+    MoonEP,
+    FasterMoE,
+    Predictive,
+    UltraEP,
+    Mosaic,
+    Ideal,
+)
+ALIASES = {"best": Mosaic.name}
+"""Other names `get_policy` answers to."""
 
 
 def available_policies() -> dict[str, type[Policy]]:
@@ -67,16 +87,13 @@ def get_policy(name: str, layout: EPLayout, **options: Any) -> Policy:
         If the name or an option is unknown, or an option has an impossible value.
     """
     policies = available_policies()
+    name = ALIASES.get(name, name)
     if name not in policies:
         raise PolicyError(
             "unknown policy", place="policy", value=name, remedy=_suggest(name, policies)
         )
     cls = policies[name]
-    known = [
-        p.name
-        for p in inspect.signature(cls).parameters.values()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
+    known = _options(cls)
     for key in options:
         if key not in known:
             raise PolicyError(
@@ -87,6 +104,16 @@ def get_policy(name: str, layout: EPLayout, **options: Any) -> Policy:
         return cls(layout, **options)
     except TypeError as err:  # an option of the wrong type
         raise PolicyError(f"an option has the wrong type: {err}", place=name) from err
+
+
+def takes_cost(policy: Policy) -> bool:
+    """Say whether a policy weighs costs: it has an option ``cost`` for the engine's `CostModel`."""
+    return "cost" in _options(type(policy))
+
+
+def _options(cls: type[Policy]) -> list[str]:
+    parameters = inspect.signature(cls).parameters.values()
+    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def _suggest(word: str, known: Any) -> str:
