@@ -13,6 +13,8 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ultraep_sim.commands import interrupt
+
 Report = Callable[[str, int, int], None]
 
 
@@ -26,11 +28,15 @@ def print_renderable(*items: RenderableType) -> None:
     """Print to stdout, whole: numbers are never cut, so a narrow terminal sees long lines."""
     console = Console(highlight=False, markup=False)
     roomy = console.options.update(max_width=1000)
-    measures = [Measurement.get(console, roomy, item) for item in items if isinstance(item, Table)]
-    needed = max((m.minimum for m in measures), default=0)
+    needed = liked = 0
+    for table in (item for item in items if isinstance(item, Table)):
+        measure = Measurement.get(console, roomy, table)
+        rigid = all(column.no_wrap for column in table.columns)
+        needed = max(needed, measure.maximum if rigid else measure.minimum)
+        liked = max(liked, min(110, measure.maximum))
     # Where nothing tells the width (a pipe, a log), take what the tables like, within reason.
-    liked = 0 if console.is_terminal else min(110, max((m.maximum for m in measures), default=0))
-    console = Console(highlight=False, markup=False, width=max(console.width, needed, liked))
+    width = max(console.width, needed, 0 if console.is_terminal else liked)
+    console = Console(highlight=False, markup=False, width=width)
     for item in items:
         console.print(item)
     sys.stdout.flush()
@@ -42,10 +48,13 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Report | None]:
-    """Show progress on stderr where a person watches it; else yield None and stay silent."""
+def progress_bars() -> Iterator[Report]:
+    """Yield a callback that shows progress on stderr where a person watches, else nothing.
+
+    It is called often during long work, so it also is where a lost Ctrl-C is found.
+    """
     if not sys.stderr.isatty():
-        yield None
+        yield lambda what, done, total: interrupt.check()
         return
     columns = (
         TextColumn("{task.description:<14}"),
@@ -57,6 +66,7 @@ def progress_bars() -> Iterator[Report | None]:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:
+            interrupt.check()
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done, total=total)

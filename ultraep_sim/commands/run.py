@@ -68,7 +68,10 @@ def run(
     chosen = _only(load_scenario(path, sets or ()), policy or ())
     directory = _prepare(out or Path("runs") / chosen.name)
     with progress_bars() as progress:
-        result = run_scenario(chosen, progress=progress)
+        try:
+            result = run_scenario(chosen, progress=progress)
+        except InputError as error:
+            raise error.at(file=path) from error
         result.write(directory, [Path(sys.argv[0]).name, *sys.argv[1:]])
         plots = [] if no_plots else write_plots(directory, progress=progress)
     if as_json:
