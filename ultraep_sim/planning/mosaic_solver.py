@@ -17,6 +17,7 @@ Everything is integer: the target in 1/10000, speeds in 1/65536.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -77,7 +78,7 @@ class MosaicOptions:
                 "not a positive whole number", place="tile_rows", value=self.tile_rows
             )
 
-    @property
+    @cached_property
     def numbers(self) -> NDArray[np.int64]:
         """Target (1/10000), tile, crossing, starts, probe starts, resolution: what kernels take."""
         starts, probe_starts, resolution = EFFORTS[self.effort]
@@ -112,7 +113,7 @@ class MosaicSolver:
         self._problem = (
             by_home, start, self.speeds, layout.domain, layout.slots_per_rank, layout.home,
         )  # fmt: skip
-        self._work = _workspace(layout.num_ranks, layout.num_experts, layout.slots_per_rank)
+        self._memory = _memory(layout.num_ranks, layout.num_experts, layout.slots_per_rank)
 
     def solve(self, loads: NDArray[np.int64], options: MosaicOptions | None = None) -> Solution:
         """Plan replicas and quotas for one layer and micro-batch.
@@ -128,7 +129,7 @@ class MosaicSolver:
             Its threshold is that of a rank of speed 1.
         """
         numbers = (options or MosaicOptions()).numbers
-        tau, n = _solve(loads, self._problem, numbers, self._work)
+        tau, n = _solve(loads, self._problem, numbers, self._memory)
         return self._solution(tau, n)
 
     def solve_at(
@@ -136,10 +137,7 @@ class MosaicSolver:
     ) -> Solution | None:
         """Plan at one given threshold, without a search; None where no pass succeeds."""
         numbers = (options or MosaicOptions()).numbers
-        _, _, high = _rank_loads(loads, self._problem, numbers, self._work)
-        if high <= tau:
-            return self._solution(tau, 0)
-        n = _probe(loads, tau, numbers[3], self._problem, numbers, self._work)
+        n = _solve_at(loads, tau, self._problem, numbers, self._memory)
         return self._solution(tau, n) if n >= 0 else None
 
     def solve_many(
@@ -182,10 +180,11 @@ class MosaicSolver:
 
     def needed(self, loads: NDArray[np.int64]) -> int:
         """Return the threshold at which nothing has to move."""
-        return int(_rank_loads(loads, self._problem, MosaicOptions().numbers, self._work)[2])
+        return int(_needed(loads, self._problem, MosaicOptions().numbers, self._memory))
 
     def _solution(self, tau: int, n: int) -> Solution:
-        expert, rank, quota = self._work[3]
+        wide, narrow, _ = self._memory
+        expert, rank, quota = narrow[2], narrow[3], wide[10]
         return Solution(tau, expert[:n].copy(), rank[:n].copy(), quota[:n].copy())
 
 
@@ -207,19 +206,26 @@ def _check_speeds(speeds: ArrayLike | None, ranks: int) -> NDArray[np.int64]:
 
 
 @njit(cache=True)
-def _workspace(ranks, experts, slots):  # type: ignore[no-untyped-def]
-    """Allocate all that solving one record needs."""
-    room = ranks * slots
+def _memory(ranks, experts, slots):  # type: ignore[no-untyped-def]
+    """Allocate all that solving one record needs, in few arrays: each costs a call its share."""
+    width = max(ranks, experts, ranks * slots)
+    held = np.empty((ranks, max(slots, 1)), np.int64)
+    return np.zeros((13, width), np.int64), np.zeros((6, width), np.int32), held
+
+
+@njit(cache=True)
+def _views(problem, memory):  # type: ignore[no-untyped-def]
+    """Name the parts of the memory."""
+    wide, narrow, held = memory
+    experts, ranks = problem[0].shape[0], problem[2].shape[0]
     # rank loads, capacities, excesses, free slots, sinks, sources, shifted or held loads, slack,
     # stamps of the greedy oracle
-    rows = np.zeros((9, ranks), np.int64)
+    rows = wide[:9, :ranks]
     per_rank = (rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7], rows[8])
-    keys = np.empty(max(ranks, experts), np.int64)
-    orders = (np.empty(ranks, np.int32), np.empty(experts, np.int32))
-    out = (np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int64))
-    trial = (np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int64))
-    held = np.empty((ranks, max(slots, 1)), np.int64)
-    return per_rank, keys, orders, out, trial, np.empty(experts, np.int64), held
+    orders = (narrow[0, :ranks], narrow[1, :experts])
+    out = (narrow[2], narrow[3], wide[10])
+    trial = (narrow[4], narrow[5], wide[11])
+    return per_rank, wide[9], orders, out, trial, wide[12, :experts], held
 
 
 @njit(cache=True, parallel=True)
@@ -227,11 +233,11 @@ def _solve_many(loads, parts, problem, numbers, tau, count, expert, rank, quota)
     records = loads.shape[0]
     by_home, speeds, slots = problem[0], problem[2], problem[4]
     for part in prange(parts):
-        work = _workspace(speeds.shape[0], by_home.shape[0], slots)
+        memory = _memory(speeds.shape[0], by_home.shape[0], slots)
+        out = _views(problem, memory)[3]
         for i in range(part * records // parts, (part + 1) * records // parts):
-            tau[i], n = _solve(loads[i], problem, numbers, work)
+            tau[i], n = _solve(loads[i], problem, numbers, memory)
             count[i] = n
-            out = work[3]
             for j in range(n):
                 expert[i, j] = out[0][j]
                 rank[i, j] = out[1][j]
@@ -239,7 +245,8 @@ def _solve_many(loads, parts, problem, numbers, tau, count, expert, rank, quota)
 
 
 @njit(cache=True)
-def _solve(loads, problem, numbers, work):  # type: ignore[no-untyped-def]
+def _solve(loads, problem, numbers, memory):  # type: ignore[no-untyped-def]
+    work = _views(problem, memory)
     slots = problem[4]
     starts, probe_starts, resolution = numbers[3], numbers[4], numbers[5]
     first, mean, high = _rank_loads(loads, problem, numbers, work)
@@ -267,11 +274,24 @@ def _solve(loads, problem, numbers, work):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _solve_at(loads, tau, problem, numbers, memory):  # type: ignore[no-untyped-def]
+    work = _views(problem, memory)
+    high = _rank_loads(loads, problem, numbers, work)[2]
+    # Orders are made for what is above the first threshold; make them for this one too.
+    _sort_experts(loads, tau, problem, work)
+    return 0 if high <= tau else _probe(loads, tau, numbers[3], problem, numbers, work)
+
+
+@njit(cache=True)
+def _needed(loads, problem, numbers, memory):  # type: ignore[no-untyped-def]
+    return _rank_loads(loads, problem, numbers, _views(problem, memory))[2]
+
+
+@njit(cache=True)
 def _rank_loads(loads, problem, numbers, work):  # type: ignore[no-untyped-def]
     """Fill rank loads and expert orders; return first threshold, mean, and the largest needed."""
     by_home, start, speeds, domain, _, _ = problem
-    keys, orders = work[1], work[2]
-    rank_load, cap = work[0][0], work[0][1]
+    rank_load = work[0][0]
     ranks = rank_load.shape[0]
     span = ranks if numbers[2] else domain
     first = 0
@@ -292,16 +312,22 @@ def _rank_loads(loads, problem, numbers, work):  # type: ignore[no-untyped-def]
         wanted = (total * numbers[0] + 9_999) // 10_000
         first = max(first, (wanted * SPEED_ONE + speed - 1) // speed)
         mean = max(mean, total * SPEED_ONE // speed)
-    _set_caps(first, speeds, cap)
-    expert_order = orders[1]
-    for r in range(ranks):
-        if rank_load[r] > cap[r]:  # only these are ever sources: thresholds grow from here
+    _sort_experts(loads, first, problem, work)
+    return first, mean, high
+
+
+@njit(cache=True)
+def _sort_experts(loads, tau, problem, work):  # type: ignore[no-untyped-def]
+    """Sort the experts of ranks above their capacity at ``tau``: none below is ever a source."""
+    by_home, start, speeds = problem[0], problem[1], problem[2]
+    keys, expert_order = work[1], work[2][1]
+    for r in range(speeds.shape[0]):
+        if work[0][0][r] > tau * speeds[r] >> 16:
             for i in range(start[r], start[r + 1]):
                 keys[i] = (-loads[by_home[i]] << 16) | by_home[i]
             keys[start[r] : start[r + 1]].sort()
             for i in range(start[r], start[r + 1]):
                 expert_order[i] = keys[i] & 0xFFFF
-    return first, mean, high
 
 
 @njit(cache=True)
