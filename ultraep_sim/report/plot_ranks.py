@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_PANELS = 6
+MAX_PANELS = 12
 
 
 class Worst(NamedTuple):
@@ -47,7 +47,7 @@ def worst_record(run: RunDirectory) -> Worst:
 
 
 def _panels(run: RunDirectory) -> list[str]:
-    """Choose what is drawn: ``none`` first, no ``ideal`` (a flat line), at most six panels."""
+    """Choose what is drawn: ``none`` first, no ``ideal`` (a flat line), at most `MAX_PANELS`."""
     rest = [label for label in run.labels if run.names.get(label) not in ("none", "ideal")]
     base = run.label_of("none")
     return ([base] if base else [])[:1] + rest[: MAX_PANELS - (base is not None)] or run.labels[:1]
@@ -69,7 +69,7 @@ def figure(run: RunDirectory) -> Figure:
         fig,
         "Load of every rank in the worst layer of the run",
         f"Step {worst.step}, micro-batch {worst.micro_batch}, layer {worst.layer}; dashed: mean; "
-        f"dark bars lie above it. Workload: {run.summary['workload']}.",
+        f"dark bars lie above it. {_left_out(run)}Workload: {run.summary['workload']}.",
     )
     fig.subplots_adjust(
         left=0.085,
@@ -89,6 +89,12 @@ def figure(run: RunDirectory) -> Figure:
     grid[0, 0].set_ylim(0, 1.06 * peak)
     _label_axes(fig, grid, rows, columns)
     return fig
+
+
+def _left_out(run: RunDirectory) -> str:
+    shown = len(_panels(run))
+    rest = sum(run.names.get(label) != "ideal" for label in run.labels) - shown
+    return f"{rest} more policies are not shown. " if rest > 0 else ""
 
 
 def _panel(axes: Axes, title: str, pairs: NDArray[Any], color: str) -> None:

@@ -21,10 +21,12 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, GREY = (
     "#CC79A7",
     "#999999",
 )
+# Three of Tol's muted scheme, for scenarios with more contenders than that.
+WINE, OLIVE, INDIGO = "#882255", "#999933", "#332288"
 INK, MUTED, FAINT = "#222222", "#6E6E6E", "#D9D9D9"
 
 # Contenders also differ by dash and marker, so that the plots survive a grey printer.
-CYCLE = (VERMILION, GREEN, BLUE, PURPLE, ORANGE, SKY)
+CYCLE = (VERMILION, GREEN, BLUE, PURPLE, ORANGE, SKY, WINE, OLIVE, INDIGO)
 DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = (
     "-",
     (0, (5, 1)),
@@ -32,6 +34,9 @@ DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = (
     (0, (3, 1, 1, 1)),
     (0, (1, 1)),
     (0, (6, 2, 2, 2)),
+    (0, (5, 1)),
+    (0, (1, 1)),
+    (0, (3, 1, 1, 1)),
 )
 
 _RC = {
