@@ -84,11 +84,12 @@ def _show(rows: list[Row], summary: list[dict[str, Any]]) -> None:
     title = Text(f"Planner arena: {cases} load matrices, beside the published planner", "bold")
     baseline = next(entry for entry in summary if entry["policy"] == "ultraep")
     legend = Text(
-        "Ratios are geometric means to ultraep's. replicas, fan-out (most replicas of one expert) "
-        "and home (most\nreplicas sent by one home rank) where both reach the same imbalance "
-        f"within 0.002 and ultraep opens replicas:\n{baseline['equal_tau_cases']} cases at most, "
-        "their number in brackets. floor: the least that replicas x could be, by the lower bound.\n"
-        "bound: replicas over the lower bound at the plan's own max load, all cases.\n"
+        "Ratios are geometric means to ultraep's; families and shapes weigh the same.\n"
+        "replicas, fan-out (most replicas of one expert) and home (most sent by one home rank):\n"
+        "  where both reach the same imbalance within 0.002 and ultraep opens replicas "
+        f"({baseline['equal_tau_cases']} cases at most).\n"
+        "floor: the least that replicas x could be, by the lower bound. "
+        "bound: replicas over it, all cases.\n"
         "+slots: slots a rank beyond those offered; their memory is part of the price."
     )
     print_renderable(
@@ -105,16 +106,8 @@ def _summary_table(summary: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    heads = [
-        "policy",
-        "+slots",
-        "cases",
-        "imbalance",
-        "worst vs ultraep",
-        "replicas x",
-        "fan-out x",
-    ]
-    heads += ["home x", "bound x", "kernel time x"]
+    heads = ["policy", "+slots", "cases", "imbalance", "worst vs ultraep", "replicas x"]
+    heads += ["floor x", "fan-out x", "home x", "bound x", "kernel time x"]
     for head in heads:
         table.add_column(head, justify="left" if head == "policy" else "right", no_wrap=True)
     for entry in summary:

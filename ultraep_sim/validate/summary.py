@@ -34,9 +34,10 @@ def summarise(rows: list[Row]) -> list[dict[str, Any]]:
         For each policy and status: ``cases``; ``mean_imbalance``; ``worst_imbalance_difference``
         to the baseline's over all cases; ``equal_tau_cases``, where both reach the same imbalance
         within `EQUAL_TAU` and the baseline opened replicas, and over those the geometric means
-        ``replicas_ratio``, ``max_fanout_ratio``, ``max_home_sends_ratio`` to the baseline's, and
-        ``floor_ratio``, what the first could at best be: the lower bound on replicas in its place;
-        ``bound_ratio``, geometric mean of replicas over the lower bound at the plan's own max rank
+        (families and shapes weigh the same) ``replicas_ratio``, ``max_fanout_ratio``,
+        ``max_home_sends_ratio`` to the baseline's, and ``floor_ratio``, what the first could at
+        best be: the lower bound on replicas in its place; ``bound_ratio``, geometric mean of
+        replicas over the lower bound at the plan's own max rank
         load; ``kernel_ratio``, geometric mean of solve times where the baseline opened replicas;
         ``extra_slots``, the most a rank. None where there is nothing to compare.
     """
@@ -61,40 +62,49 @@ def _entry(rows: list[Row], base: dict[Any, Row]) -> dict[str, Any]:
         for row, other in busy
         if abs(row["imbalance"] - other["imbalance"]) <= EQUAL_TAU and row["replicas"] > 0
     ]
-    differences = [row["imbalance"] - other["imbalance"] for row, other in pairs]
-    ratios = {
-        name: _geometric_mean(row[key] / other[key] for row, other in equal)
-        for name, key in _RATIOS.items()
-    }
+    bounded = [row for row in rows if row["replica_lower_bound"]]
+    timed = [(row, other) for row, other in busy if row["solve_us"] and other["solve_us"]]
+    floors = [(row, other) for row, other in equal if row["replica_lower_bound"]]
     return {
         "cases": len(rows),
         "mean_imbalance": float(np.mean([row["imbalance"] for row in rows])),
-        "worst_imbalance_difference": max(differences, default=None),
+        "worst_imbalance_difference": max(
+            (row["imbalance"] - other["imbalance"] for row, other in pairs), default=None
+        ),
         "equal_tau_cases": len(equal),
-        **ratios,
-        "floor_ratio": _geometric_mean(
-            row["replica_lower_bound"] / other["replicas"]
-            for row, other in equal
-            if row["replica_lower_bound"]
+        **{
+            name: _mean_ratio((row, row[key] / other[key]) for row, other in equal)
+            for name, key in _RATIOS.items()
+        },
+        "floor_ratio": _mean_ratio(
+            (row, row["replica_lower_bound"] / other["replicas"]) for row, other in floors
         ),
-        "bound_ratio": _geometric_mean(
-            row["replicas"] / row["replica_lower_bound"]
-            for row in rows
-            if row["replica_lower_bound"]
+        "bound_ratio": _mean_ratio(
+            (row, row["replicas"] / row["replica_lower_bound"]) for row in bounded
         ),
-        "kernel_ratio": _geometric_mean(
-            row["solve_us"] / other["solve_us"]
-            for row, other in busy
-            if row["solve_us"] and other["solve_us"]
+        "kernel_ratio": _mean_ratio(
+            (row, row["solve_us"] / other["solve_us"]) for row, other in timed
         ),
         "extra_slots": max(row["extra_slots"] for row in rows),
     }
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return tuple(row[key] for key in ("family", "index", "experts", "ranks", "slots"))
+    return (*_cell(row), row["index"])
 
 
-def _geometric_mean(values: Iterable[float]) -> float | None:
-    logs = np.log(np.fromiter(values, float))
-    return float(np.exp(logs.mean())) if logs.size else None
+def _cell(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("family", "experts", "ranks", "slots"))
+
+
+def _mean_ratio(values: Iterable[tuple[Row, float]]) -> float | None:
+    """Geometric mean over families and shapes, each the geometric mean of its draws.
+
+    So a family of long sequences, whose micro-batches are alike, weighs no more than another.
+    """
+    cells: dict[Any, list[float]] = {}
+    for row, value in values:
+        cells.setdefault(_cell(row), []).append(float(np.log(value)))
+    if not cells:
+        return None
+    return float(np.exp(np.mean([np.mean(logs) for logs in cells.values()])))
