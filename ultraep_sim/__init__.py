@@ -7,6 +7,7 @@ The public names below are stable. They are loaded on first use, so that
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from .policies import Policy, available_policies, plan
     from .scenario import Scenario, load_scenario
     from .trace import Trace, load_trace
+
+from ._stale import drop_stale_kernels
 
 __version__ = "0.1.0"
 
@@ -51,6 +54,9 @@ _HOMES = {
     "plan": (".policies", "plan"),
     "run": (".engine.run", "run_scenario"),
 }
+
+
+drop_stale_kernels(Path(__file__).parent)
 
 
 def __getattr__(name: str) -> Any:

@@ -95,16 +95,21 @@ def fit(  # type: ignore[no-untyped-def]
     for k in range(num_sources):
         rank = sources[k] & _MASK
         need = excess[rank] + (tile - excess[rank] % tile) % tile
+        others = 0  # what the experts that follow can still give
+        for i in range(start[rank], start[rank + 1]):
+            others += max(loads[expert_order[i]] - 1, 0)
         for i in range(start[rank], start[rank + 1]):
             if need <= 0:
                 break
             expert = expert_order[i]
             part = min(need, loads[expert] - 1)  # the main keeps one token
+            others -= loads[expert] - 1
             part -= part % tile
             if part <= 0:
                 break  # the experts that follow are no larger
             before = count
-            n, count = _cover(expert, part, sinks, n, free, out, count)
+            spare = min(part, others - (need - part)) if part < need else 0
+            n, count = _cover(expert, part, spare, sinks, n, free, out, count)
             for j in range(before, count):
                 need -= out[2][j]
         excess[rank] = max(need, 0)
@@ -113,13 +118,22 @@ def fit(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _cover(expert, need, sinks, n, free, out, count):  # type: ignore[no-untyped-def]
-    """Move ``need`` tokens of one expert to few, well-fitting sinks; return sinks and count."""
+def _cover(expert, need, spare, sinks, n, free, out, count):  # type: ignore[no-untyped-def]
+    """Move ``need`` tokens of one expert to few, well-fitting sinks; return sinks and count.
+
+    Up to ``spare`` of them may stay: an expert that runs out fills whole sinks and leaves its
+    tail to the experts that follow, where they can give as much.
+    """
     out_expert, out_rank, out_quota = out
     while need > 0 and n > 0:
         largest = sinks[n - 1] >> _BITS
         if largest >= need:
             at = _smallest_at_least(sinks, n, need)
+            if need <= spare and sinks[at] >> _BITS > need:
+                # A sink filled in part would be shared; one a little smaller is filled whole.
+                at -= 1
+                if at < 0 or (sinks[at] >> _BITS) * 2 < largest:
+                    break
         elif n > 1 and largest + (sinks[n - 2] >> _BITS) >= need:
             at = _larger_of_best_pair(sinks, n, need)
         else:
