@@ -107,7 +107,7 @@ def test_a_straggler_gets_less():
 def test_tiles_make_whole_tiles_and_cost_neither_balance_nor_replicas():
     rng = np.random.default_rng(1)
     layout = EPLayout(64, 256, 2)
-    whole = 0
+    whole, tiles = 0, np.zeros(2, np.int64)
     for _ in range(20):
         loads = rng.multinomial(64 * 65_536, rng.dirichlet(np.full(256, 0.5))).astype(np.int64)
         solver = MosaicSolver(layout)
@@ -115,7 +115,10 @@ def test_tiles_make_whole_tiles_and_cost_neither_balance_nor_replicas():
         assert tiled.tau <= plain.tau
         assert len(tiled.expert) <= len(plain.expert)
         whole += (tiled.quota % 128 == 0).all()
-    assert whole >= 10
+        quotas = [plan_of(layout, loads, found).quota for found in (plain, tiled)]
+        tiles += [int((-(-quota // 128)).sum()) for quota in quotas]
+    assert whole >= 5  # in the others whole tiles would have cost a replica
+    assert tiles[1] < tiles[0]
 
 
 def test_crossing_helps_a_hot_domain_and_only_then():
