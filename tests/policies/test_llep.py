@@ -44,6 +44,14 @@ def test_below_the_threshold_it_does_nothing():
     assert us.plan(at, layout, policy="llep", min_chunk=1).num_replicas == 2
 
 
+def test_a_rank_without_room_for_a_chunk_takes_none():
+    """7600 | 5200 | 5200, capacity 6000: 1600 do not fit at home, but the others have room for 800."""
+    loads, layout = np.array([7600, 5200, 5200]), EPLayout(3, 3, 1)
+    assert us.plan(loads, layout, policy="llep", threshold=1.0).num_replicas == 0
+    finer = us.plan(loads, layout, policy="llep", threshold=1.0, min_chunk=800)
+    assert finer.rank_loads.tolist() == [6000, 6000, 6000]
+
+
 def test_the_rest_of_a_large_expert_stays_without_slots():
     plan = us.plan(np.array([9000, 0, 0]), EPLayout(3, 3, 0), policy="llep")
     assert plan.num_replicas == 0
