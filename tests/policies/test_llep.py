@@ -45,7 +45,7 @@ def test_below_the_threshold_it_does_nothing():
 
 
 def test_a_rank_without_room_for_a_chunk_takes_none():
-    """7600 | 5200 | 5200, capacity 6000: 1600 do not fit at home, but the others have room for 800."""
+    """7600 | 5200 | 5200, capacity 6000: 1600 do not fit; others have room for 800."""
     loads, layout = np.array([7600, 5200, 5200]), EPLayout(3, 3, 1)
     assert us.plan(loads, layout, policy="llep", threshold=1.0).num_replicas == 0
     finer = us.plan(loads, layout, policy="llep", threshold=1.0, min_chunk=800)
