@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import ultraep_sim as us
 from ultraep_sim.errors import PlanError, PolicyError
 from ultraep_sim.planning import EPLayout
 from ultraep_sim.planning.assemble import plan_from_replicas
@@ -42,19 +43,32 @@ def third_party(monkeypatch):
     return register
 
 
-def test_every_exact_policy_competes_under_its_own_name():
+def test_every_policy_competes_under_its_own_name():
     rivals = contenders()
-    exact = {name for name, cls in available_policies().items() if cls.exact and cls.name == name}
-    assert {rival.policy for rival in rivals} == exact
+    assert {rival.policy for rival in rivals} == {cls.name for cls in available_policies().values()}
     assert len({rival.label for rival in rivals}) == len(rivals)
+    blind = {name for name, cls in available_policies().items() if not cls.exact}
+    assert {rival.policy for rival in rivals if rival.hindsight} == blind
 
 
 def test_choosing_policies():
     assert [rival.label for rival in contenders(["none"])] == ["none", "ultraep"]
-    with pytest.raises(PolicyError, match="no such policy"):
+    assert contenders(["eplb"])[0].label == "eplb (hindsight)"
+    with pytest.raises(PolicyError, match="unknown policy"):
         contenders(["nonesuch"])
-    with pytest.raises(PolicyError, match="does not see exact loads"):
-        contenders(["eplb"])
+
+
+def test_history_policies_are_given_hindsight():
+    """Perfect knowledge: EPLB is as good as it can be, and places as `us.plan` makes it."""
+    rows = run_arena(policies=["eplb"], shapes=[SMALL], seeds=1)
+    case = next(case for case in cases(SMALL, seeds=1) if case.family == "zipf-3")
+    row = next(
+        row for row in rows if row["policy"] == "eplb (hindsight)" and row["family"] == "zipf-3"
+    )
+    plan = us.plan(case.loads, SMALL.layout(), policy="eplb")
+    assert row["imbalance"] == plan.imbalance < 1.5
+    assert row["hindsight"] is True
+    assert row["replica_lower_bound"] is None, "it moves mains: the bounds do not speak of it"
 
 
 def test_rows_are_what_a_plan_of_the_case_gives():
@@ -70,6 +84,7 @@ def test_rows_are_what_a_plan_of_the_case_gives():
             assert (row["experts"], row["ranks"], row["slots"]) == (32, 8, 2)
             assert row["status"] == OK
             assert row["imbalance"] == plan.imbalance
+            assert row["imbalance_before"] == pytest.approx(plan.imbalance_before)
             assert row["replicas"] == plan.num_replicas
             assert row["max_fanout"] == plan.max_fanout
             assert row["remote_fraction"] == plan.remote_fraction
@@ -128,6 +143,7 @@ def row(policy, family, *, index=0, imbalance=1.01, replicas=10, fanout=4, sends
         "policy": policy, "family": family, "index": index, "experts": 32, "ranks": 8, "slots": 2,
         "status": OK, "imbalance": imbalance, "replicas": replicas, "max_fanout": fanout,
         "max_home_sends": sends, "solve_us": us, "replica_lower_bound": lb, "extra_slots": 0,
+        "hindsight": False,
     }  # fmt: skip
 
 

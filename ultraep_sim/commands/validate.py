@@ -42,8 +42,8 @@ def validate(
 ) -> None:
     """Judge the simulator's parts; so far the planners.
 
-    planner: every policy that sees exact loads plans the same Zipf, taxonomy and recorded loads,
-    beside lower bounds that no plan can beat. Solve times are measured on this machine.
+    planner: every policy plans the same Zipf, taxonomy and recorded loads, beside lower bounds that
+    no plan can beat; those that place by history in hindsight. Solve times are measured here.
     """
     from ultraep_sim.validate.arena import run_arena
     from ultraep_sim.validate.families import QUICK_SHAPES, SHAPES
@@ -90,6 +90,7 @@ def _show(rows: list[Row], summary: list[dict[str, Any]]) -> None:
         f"({baseline['equal_tau_cases']} cases at most).\n"
         "floor: the least that replicas x could be, by the lower bound. "
         "bound: replicas over it, all cases.\n"
+        "(hindsight): places by history, and was given these very loads as its history.\n"
         "+slots: slots a rank beyond those offered; their memory is part of the price."
     )
     print_renderable(

@@ -1,4 +1,7 @@
-"""The planner arena: every policy that sees exact loads, on the same loads, beside the bounds.
+"""The planner arena: every policy on the same loads, beside the bounds.
+
+A policy that places by history is given *hindsight*: the loads at hand as all its history, the
+best it could ever know. Its rows say so, and its label does.
 
 A policy plans at the slots it is offered. One that binds itself to a layout with more slots is
 *not applicable* at those, and gets a second row at the slots it needs, with the difference named:
@@ -18,7 +21,7 @@ import numpy as np
 from ..errors import PlanError, PolicyError
 from ..planning import EPLayout, Plan
 from ..planning.bounds import replica_lower_bound, tau_lower_bound
-from ..policies import Policy, available_policies, get_policy
+from ..policies import Policy, PolicyState, available_policies, get_policy
 from .draws import Shape
 from .families import SHAPES, Case, cases
 
@@ -36,10 +39,11 @@ class Contender:
     label: str
     policy: str
     options: dict[str, Any] = field(default_factory=dict)
+    hindsight: bool = False
 
 
 def contenders(names: Iterable[str] | None = None) -> list[Contender]:
-    """Return every registered policy that sees exact loads, under its own name (not an alias).
+    """Return every registered policy under its own name; aliases do not enter twice.
 
     A policy with an option ``effort`` enters once for each effort.
 
@@ -51,24 +55,27 @@ def contenders(names: Iterable[str] | None = None) -> list[Contender]:
     Raises
     ------
     PolicyError
-        If a name is unknown or its policy does not see exact loads.
+        If a name is unknown.
     """
     known = available_policies()
-    wanted = [name for name, cls in known.items() if cls.exact and cls.name == name]
+    wanted = [name for name, cls in known.items() if cls.name == name]
     if names is not None:
         wanted = list(dict.fromkeys([*names, "ultraep"]))
     out = []
     for name in wanted:
-        if name not in known or not known[name].exact:
+        if name not in known:
             raise PolicyError(
-                "no such policy" if name not in known else "does not see exact loads",
-                place="policy", value=name,
-                remedy=f"choose from {', '.join(n for n, cls in known.items() if cls.exact)}",
+                "unknown policy", place="policy", value=name,
+                remedy=f"choose from {', '.join(known)}",
             )  # fmt: skip
-        if "effort" in inspect.signature(known[name]).parameters:
-            out += [Contender(f"{name}-{e}", name, {"effort": e}) for e in ("fast", "thorough")]
+        efforts = (
+            ("fast", "thorough") if "effort" in inspect.signature(known[name]).parameters else ()
+        )
+        if known[name].exact:
+            out += [Contender(f"{name}-{effort}", name, {"effort": effort}) for effort in efforts]
+            out += [Contender(name, name)] if not efforts else []
         else:
-            out.append(Contender(name, name))
+            out.append(Contender(f"{name} (hindsight)", name, hindsight=True))
     return out
 
 
@@ -152,6 +159,7 @@ def _empty(case: Case, rival: Contender) -> Row:
         "slots_needed": case.shape.slots,
         "extra_slots": 0,
         "policy": rival.label,
+        "hindsight": rival.hindsight,
         "imbalance": None,
         "imbalance_before": None,
         "replicas": None,
@@ -178,15 +186,15 @@ def measure(case: Case, policy: Policy) -> Row:
         rank load this plan reached. None where they do not speak of such a plan: mains that move
         or keep no token, a forced balance.
     """
-    plan = policy.plan(case.loads, policy.new_state())
+    plan = policy.plan(case.loads, _state(policy, case))
     repeats = range(REPEATS if plan.solve_us is not None else 0)
-    again = [policy.plan(case.loads, policy.new_state()).solve_us for _ in repeats]
+    again = [policy.plan(case.loads, _state(policy, case)).solve_us for _ in repeats]
     plan.validate(case.loads)
     return {
         "slots_needed": policy.layout.slots_per_rank,
         "extra_slots": max(0, policy.layout.slots_per_rank - case.shape.slots),
         "imbalance": plan.imbalance,
-        "imbalance_before": plan.imbalance_before,
+        "imbalance_before": _before(case),
         "replicas": plan.num_replicas,
         "max_fanout": plan.max_fanout,
         "max_home_sends": int(plan.sends_per_rank.max()),
@@ -194,6 +202,26 @@ def measure(case: Case, policy: Policy) -> Row:
         "solve_us": min((t for t in again if t is not None), default=None),
         **_bounds(case, plan),
     }
+
+
+def _before(case: Case) -> float:
+    """Max over mean rank load with every expert at home (a forced balance changes the loads)."""
+    layout, total = case.shape.layout(), case.loads.sum(axis=0)
+    by_home = np.bincount(layout.home, total, minlength=layout.num_ranks)
+    return float(by_home.max() / by_home.mean()) if total.any() else 1.0
+
+
+def _state(policy: Policy, case: Case) -> PolicyState:
+    """Return a first state that knows the loads at hand, for those who may look at it."""
+    state = policy.new_state()
+    if policy.exact:
+        return state
+    total = case.loads.sum(axis=0)
+    state.previous, state.layer_before = total, total
+    if policy.cadence_steps is not None:
+        state.history.add(-1, total)
+        state.since = -policy.cadence_steps  # due for a placement now
+    return state
 
 
 def _bounds(case: Case, plan: Plan) -> Row:
