@@ -86,8 +86,9 @@ def _show(rows: list[Row], summary: list[dict[str, Any]]) -> None:
     legend = Text(
         "Ratios are geometric means to ultraep's; families and shapes weigh the same.\n"
         "replicas, fan-out (most replicas of one expert) and home (most sent by one home rank):\n"
-        "  where both reach the same imbalance within 0.002 and ultraep opens replicas "
-        f"({baseline['equal_tau_cases']} cases at most).\n"
+        "  where both reach the same imbalance within 0.002 (a policy with a target that balances "
+        "better is asked\n  once more for ultraep's) and ultraep opens replicas: "
+        f"{baseline['equal_tau_cases']} cases at most.\n"
         "floor: the least that replicas x could be, by the lower bound. "
         "bound: replicas over it, all cases.\n"
         "(hindsight): places by history, and was given these very loads as its history.\n"

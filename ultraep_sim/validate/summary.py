@@ -7,11 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .arena import MORE_SLOTS, NOT_APPLICABLE, OK, Row
-
-BASELINE = "ultraep"
-EQUAL_TAU = 0.002
-"""Largest difference in imbalance at which two plans count as reaching the same tau."""
+from .arena import BASELINE, EQUAL_TAU, MORE_SLOTS, NOT_APPLICABLE, OK, Row
 
 _RATIOS = {
     "replicas_ratio": "replicas",
@@ -33,7 +29,8 @@ def summarise(rows: list[Row]) -> list[dict[str, Any]]:
     list of dict
         For each policy and status: ``cases``; ``mean_imbalance``; ``worst_imbalance_difference``
         to the baseline's over all cases; ``equal_tau_cases``, where both reach the same imbalance
-        within `EQUAL_TAU` and the baseline opened replicas, and over those the geometric means
+        within `EQUAL_TAU`, if need be when asked for it (``at_baseline_tau``), and the baseline
+        opened replicas; over those the geometric means
         (families and shapes weigh the same) ``replicas_ratio``, ``max_fanout_ratio``,
         ``max_home_sends_ratio`` to the baseline's, and ``floor_ratio``, what the first could at
         best be: the lower bound on replicas in its place; ``bound_ratio``, geometric mean of
@@ -57,9 +54,10 @@ def summarise(rows: list[Row]) -> list[dict[str, Any]]:
 def _entry(rows: list[Row], base: dict[Any, Row]) -> dict[str, Any]:
     pairs = [(row, base[_key(row)]) for row in rows if _key(row) in base]
     busy = [(row, other) for row, other in pairs if other["replicas"] > 0]
+    comparable = [({**row, **(row["at_baseline_tau"] or {})}, other) for row, other in busy]
     equal = [
         (row, other)
-        for row, other in busy
+        for row, other in comparable
         if abs(row["imbalance"] - other["imbalance"]) <= EQUAL_TAU and row["replicas"] > 0
     ]
     bounded = [row for row in rows if row["replica_lower_bound"]]
