@@ -161,6 +161,7 @@ def row(policy, family, *, index=0, imbalance=1.01, replicas=10, fanout=4, sends
         "policy": policy, "family": family, "index": index, "experts": 32, "ranks": 8, "slots": 2,
         "status": OK, "imbalance": imbalance, "replicas": replicas, "max_fanout": fanout,
         "max_home_sends": sends, "solve_us": us, "replica_lower_bound": lb, "extra_slots": 0,
+        "counting_lower_bound": lb and lb - 1,
         "hindsight": False, "at_baseline_tau": None,
     }  # fmt: skip
 
@@ -182,7 +183,7 @@ def test_summary_by_hand():
     better = row("rival", "d", imbalance=1.01, replicas=99)
     better["at_baseline_tau"] = {
         "imbalance": 1.3, "replicas": 5, "max_fanout": 4, "max_home_sends": 4,
-        "replica_lower_bound": 5,
+        "replica_lower_bound": 5, "counting_lower_bound": 4,
     }  # fmt: skip
     matched = summarise([row("ultraep", "d", imbalance=1.3), better])[1]
     assert (matched["equal_tau_cases"], matched["replicas_ratio"]) == (1, pytest.approx(0.5))
@@ -196,5 +197,6 @@ def test_summary_by_hand():
     assert rival["max_fanout_ratio"] == pytest.approx(math.sqrt(2))
     assert rival["max_home_sends_ratio"] == pytest.approx(1.0)
     assert rival["floor_ratio"] == pytest.approx(math.sqrt(0.5 * 0.25))
+    assert rival["counting_floor_ratio"] == pytest.approx(math.sqrt(0.4 * 0.2))
     assert rival["kernel_ratio"] == pytest.approx((0.5 * 0.25 * 1.0) ** (1 / 3))
     assert rival["worst_imbalance_difference"] == pytest.approx(0.003)

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..errors import PlanError, PolicyError
 from ..planning import EPLayout, Plan
-from ..planning.bounds import replica_lower_bound, tau_lower_bound
+from ..planning.bounds import counting_lower_bound, replica_lower_bound, tau_lower_bound
 from ..policies import Policy, PolicyState, available_policies, get_policy
 from .draws import Shape
 from .families import SHAPES, Case, cases
@@ -178,6 +178,7 @@ def _empty(case: Case, rival: Contender) -> Row:
         "remote_fraction": None,
         "solve_us": None,
         "replica_lower_bound": None,
+        "counting_lower_bound": None,
         "tau_lower_bound": None,
         "at_baseline_tau": None,
         "reason": None,
@@ -209,9 +210,10 @@ def measure(case: Case, policy: Policy) -> Row:
         ``imbalance`` (max over mean rank load), ``replicas``, ``max_fanout``, ``max_home_sends``
         (most replicas sent by one home rank), ``remote_fraction``, ``solve_us`` (measured here,
         the fastest of a few; None for a policy without a kernel), and the bounds that no plan of
-        this kind beats: ``tau_lower_bound`` as an imbalance, ``replica_lower_bound`` at the max
-        rank load this plan reached. None where they do not speak of such a plan: mains that move
-        or keep no token, a forced balance.
+        this kind beats: ``tau_lower_bound`` as an imbalance; at the max rank load this plan
+        reached ``replica_lower_bound``, and the weaker ``counting_lower_bound`` of the literature.
+        None where they do not speak of such a plan: mains that move or keep no token, a forced
+        balance.
     """
     plan = policy.plan(case.loads, _state(policy, case))
     repeats = range(REPEATS if plan.solve_us is not None else 0)
@@ -234,6 +236,7 @@ def _numbers(case: Case, plan: Plan) -> Row:
         "max_home_sends": int(plan.sends_per_rank.max()),
         "remote_fraction": plan.remote_fraction,
         "replica_lower_bound": None,
+        "counting_lower_bound": None,
         "tau_lower_bound": None,
         **_bounds(case, plan),
     }
@@ -281,4 +284,5 @@ def _bounds(case: Case, plan: Plan) -> Row:
     return {
         "tau_lower_bound": least / mean if mean else 1.0,
         "replica_lower_bound": fewest,
+        "counting_lower_bound": counting_lower_bound(total, layout, tau),
     }

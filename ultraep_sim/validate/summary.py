@@ -27,16 +27,20 @@ def summarise(rows: list[Row]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        For each policy and status: ``cases``; ``mean_imbalance``; ``worst_imbalance_difference``
-        to the baseline's over all cases; ``equal_tau_cases``, where both reach the same imbalance
-        within `EQUAL_TAU`, if need be when asked for it (``at_baseline_tau``), and the baseline
-        opened replicas; over those the geometric means
-        (families and shapes weigh the same) ``replicas_ratio``, ``max_fanout_ratio``,
-        ``max_home_sends_ratio`` to the baseline's, and ``floor_ratio``, what the first could at
-        best be: the lower bound on replicas in its place; ``bound_ratio``, geometric mean of
-        replicas over the lower bound at the plan's own max rank
-        load; ``kernel_ratio``, geometric mean of solve times where the baseline opened replicas;
-        ``extra_slots``, the most a rank. None where there is nothing to compare.
+        For each policy and status:
+
+        - ``cases``, ``mean_imbalance``, ``worst_imbalance_difference`` to the baseline's;
+        - ``equal_tau_cases``: the baseline opened replicas and both reach the same imbalance
+          within `EQUAL_TAU`, if need be by being asked for it (``at_baseline_tau``);
+        - over those ``replicas_ratio``, ``max_fanout_ratio``, ``max_home_sends_ratio`` to the
+          baseline's, and what the first could at best be, the lower bound in the place of the
+          replicas: ``floor_ratio``, and ``counting_floor_ratio`` with the counting bound;
+        - ``bound_ratio``: replicas over the lower bound at the plan's own max rank load;
+        - ``kernel_ratio``: solve times where the baseline opened replicas;
+        - ``extra_slots``, the most a rank; ``not_applicable``, cases refused at the slots offered.
+
+        Ratios are geometric means in which families and shapes weigh the same; None where there
+        is nothing to compare.
     """
     base = {_key(row): row for row in rows if row["policy"] == BASELINE and row["status"] == OK}
     out = []
@@ -76,6 +80,9 @@ def _entry(rows: list[Row], base: dict[Any, Row]) -> dict[str, Any]:
         },
         "floor_ratio": _mean_ratio(
             (row, row["replica_lower_bound"] / other["replicas"]) for row, other in floors
+        ),
+        "counting_floor_ratio": _mean_ratio(
+            (row, row["counting_lower_bound"] / other["replicas"]) for row, other in floors
         ),
         "bound_ratio": _mean_ratio(
             (row, row["replicas"] / row["replica_lower_bound"]) for row in bounded
