@@ -67,7 +67,7 @@ RUNS = {
 }
 WINDOWS = {
     "train-aux": [(0, 32), (1184, 1216), (STEPS - 32, STEPS)],
-    "train-bias": [(0, 20), (1190, 1210), (STEPS - 20, STEPS)],
+    "train-bias": [(0, 40), (1190, 1210), (STEPS - 20, STEPS)],
 }
 BALANCE = {
     "aux": "softmax router, auxiliary-loss balancing (coefficient 1e-2)",

@@ -87,24 +87,28 @@ def lag_table(steps: np.ndarray, loads: np.ndarray) -> list[str]:
 
     The second row removes each layer's mean profile over the window first: what persists
     of the deviation. Removing a mean makes distant steps of a short window look opposed, so
-    it is given only up to a quarter of the shortest window.
+    only pairs inside a window of at least four lags count.
     """
     position = {int(step): index for index, step in enumerate(steps)}
-    residual = np.empty_like(loads)
-    windows = windows_of(steps)
-    longest = min(w.stop - w.start for _, w in windows) // 4
-    for _, window in windows:
+    residual, window_of, length_of = (
+        np.empty_like(loads),
+        np.empty(len(steps)),
+        np.empty(len(steps)),
+    )
+    for number, (_, window) in enumerate(windows_of(steps)):
         residual[window] = loads[window] - loads[window].mean(0, keepdims=True)
+        window_of[window], length_of[window] = number, window.stop - window.start
     head, raw, rest = [], [], []
     for lag in LAGS:
         pairs = [(i, position[s + lag]) for s, i in position.items() if s + lag in position]
         if len(pairs) < 5:
             continue
-        a, b = (list(side) for side in zip(*pairs, strict=True))
+        a, b = np.array(pairs).T
         head.append(str(lag))
         raw.append(f"{correlation(loads[a], loads[b]).mean():.3f}")
-        value = correlation(residual[a], residual[b]).mean()
-        rest.append(f"{value:.3f}" if lag <= longest else "-")
+        inside = (window_of[a] == window_of[b]) & (length_of[a] >= 4 * lag)
+        value = correlation(residual[a[inside]], residual[b[inside]]).mean() if inside.any() else 0
+        rest.append(f"{value:.3f}" if inside.any() else "-")
     return [
         "| lag (steps) | " + " | ".join(head) + " |",
         "|---|" + "---:|" * len(head),

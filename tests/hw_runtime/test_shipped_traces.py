@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -47,8 +48,8 @@ def loads_of(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_directory_holds_these_traces_and_stays_small() -> None:
-    files = sorted(TRACES.glob("*.parquet"))
-    assert [f.stem for f in files] == sorted(NAMES)
+    files = list(TRACES.glob("*.parquet"))
+    assert sorted(f.stem for f in files) == sorted(NAMES)
     assert sum(f.stat().st_size for f in TRACES.iterdir() if f.is_file()) <= 20e6
 
 
@@ -125,8 +126,9 @@ def test_the_routers_learned_and_the_domains_differ() -> None:
     meta = load_trace(TRACES / "prefill-switch.parquet").meta
     _, prefill = loads_of("prefill-switch")
     summed = prefill.sum(2).astype(float)
-    for name, a, b in meta.notes["segments"]:
-        if name != "mixed":
-            inside = cards.correlation(summed[a], summed[b - 1]).mean()
-            after = summed[b] if b < len(summed) else summed[a - 1]
-            assert inside > cards.correlation(summed[b - 1], after).mean() + 0.05, name
+    segments = meta.notes["segments"]
+    for (_, start, end), (name, _, _) in itertools.pairwise(segments):
+        inside = cards.correlation(summed[start : end - 1], summed[start + 1 : end]).mean()
+        across = cards.correlation(summed[end - 1], summed[end]).mean()
+        # Into "mixed" the change is mild: it holds every domain.
+        assert across < inside - (0.02 if name == "mixed" else 0.15), name
