@@ -9,6 +9,7 @@ from ultraep_sim.errors import PolicyError
 from ultraep_sim.planning import EPLayout, MosaicOptions, MosaicSolver, QuotaOptions, QuotaSolver
 from ultraep_sim.planning.assemble import plan_from_replicas
 
+from . import optima
 from .strategies import load_matrices, problems
 
 efforts = st.sampled_from(["fast", "thorough"])
@@ -183,3 +184,22 @@ def test_totals_at_the_limit_do_not_overflow():
         for given_speeds in (None, speeds):
             found = MosaicSolver(layout, given_speeds).solve(loads, options)
             plan_of(layout, loads, found).validate()
+
+
+def test_close_to_the_exact_optimum_when_asked_for_it():
+    """Target 1.0, thorough: within 0.1 % of the proven optimum on at least 95 % of the table.
+
+    More than half of its 210 seeded cases have an optimum above 1.01 x mean: there slots and whole
+    experts bind, not the average.
+    """
+    options = MosaicOptions(1.0, "thorough")
+    close, published = [], []
+    for case in optima.read():
+        found = MosaicSolver(case.layout).solve(case.loads, options)
+        largest = plan_of(case.layout, case.loads, found).rank_loads.max()
+        assert largest >= case.max_load_bound, f"{case.name} beats a proven bound"
+        close.append(largest <= 1.001 * case.max_load)
+        greedy = QuotaSolver(case.layout).solve(case.loads, QuotaOptions(1.0))
+        published.append(greedy.tau <= 1.001 * case.max_load)
+    assert np.mean(close) >= 0.95
+    assert np.mean(published) < 0.5  # the table tells planners apart

@@ -9,6 +9,8 @@
 3. Else search as the published planner does: each round probes `PROBES` equally spaced thresholds;
    the smallest success becomes the upper end. Then the final threshold gets all its starts.
 
+Asked for target 1.0 with effort thorough, it goes on to search placements by `tighten`.
+
 Crossing: what a domain cannot cover itself goes to ranks of other domains, best fit as inside.
 
 Everything is integer: the target in 1/10000, speeds in 1/65536.
@@ -29,6 +31,7 @@ from .chain import chain
 from .layout import EPLayout
 from .mosaic import collect, fit, shuffle
 from .quota import DYNAMIC_FLOOR, NO_FLOOR, QuotaOptions, Solution, greedy_oracle, order_by_load
+from .tighten import tighten
 
 Effort = Literal["fast", "thorough"]
 
@@ -78,12 +81,17 @@ class MosaicOptions:
                 "not a positive whole number", place="tile_rows", value=self.tile_rows
             )
 
+    @property
+    def tight(self) -> bool:
+        """Whether the best possible balance is asked for, whatever it takes to find."""
+        return self.effort == "thorough" and QuotaOptions(self.target).target_scaled == 10_000
+
     @cached_property
     def numbers(self) -> NDArray[np.int64]:
         """Target (1/10000), tile, crossing, starts, probe starts, resolution: what kernels take."""
         starts, probe_starts, resolution = EFFORTS[self.effort]
         scaled = QuotaOptions(self.target).target_scaled
-        if scaled == 10_000 and starts:
+        if self.tight:
             probe_starts = _TIGHT_STARTS
         return np.array(
             [scaled, self.tile_rows, self.cross, starts, probe_starts, resolution], np.int64
@@ -108,6 +116,7 @@ class MosaicSolver:
     def __init__(self, layout: EPLayout, speeds: ArrayLike | None = None) -> None:
         self.layout = layout
         self.speeds = _check_speeds(speeds, layout.num_ranks)
+        self._uniform = bool((self.speeds == SPEED_ONE).all())
         by_home = np.argsort(layout.home, kind="stable").astype(np.int32)
         start = np.concatenate(([0], np.cumsum(layout.mains_per_rank))).astype(np.int64)
         self._problem = (
@@ -130,7 +139,10 @@ class MosaicSolver:
         """
         numbers = (options or MosaicOptions()).numbers
         tau, n = _solve(loads, self._problem, numbers, self._memory)
-        return self._solution(tau, n)
+        found = self._solution(tau, n)
+        if options is not None and options.tight and self._uniform and n > 0:
+            return tighten(loads, self.layout, found)
+        return found
 
     def solve_at(
         self, loads: NDArray[np.int64], tau: int, options: MosaicOptions | None = None

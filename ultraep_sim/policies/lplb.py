@@ -4,7 +4,7 @@ Source: DeepSeek's public LPLB, written from its description. EPLB's order puts 
 rank's hottest experts get exactly one copy each on a neighbour of the rank; every micro-batch the
 load of each expert with a copy is split over its two instances so that the busiest rank has least.
 The published solver is a batched interior-point method on the GPU. Here the same program is solved
-exactly (see `ultraep_sim.policies.splitting`): its optimum in whole tokens is the linear one
+exactly (see `ultraep_sim.planning.splitting`): its optimum in whole tokens is the linear one
 rounded up.
 """
 
@@ -22,7 +22,7 @@ from ..planning import EPLayout, Plan
 from .base import EXCHANGE, REROUTE, DecisionPrice, Policy, PolicyState, nothing, positive
 from .eplb import Placement, number_slots, received
 from .replication import pack
-from .splitting import split_min_max
+from ..planning.splitting import split_min_max
 
 SOLVE = Quantity(
     100.0, "us", "published", "LPLB's own figure for its solver in a node; longer beyond", 100, 400

@@ -17,7 +17,7 @@ from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan, QuotaOptions, QuotaSolver
 from ..planning.assemble import plan_from_replicas
 from .base import EXCHANGE, REROUTE, DecisionPrice, Policy, PolicyState, nothing
-from .splitting import split_min_max
+from ..planning.splitting import split_min_max
 
 SOLVE = Quantity(
     20.0, "us", "assumed", "the split alone; the whole quota planner takes 56 us", 5.0, 60.0
@@ -85,10 +85,11 @@ class Predictive(Policy):
     def price(self) -> DecisionPrice:
         """Return exchange and split on the critical path; replicas were planned ahead.
 
-        The weights travel every micro-batch. That they travel behind the layer below is the
-        engine's to credit; without that credit they are charged as exposed, the worst case.
+        The weights travel every micro-batch, behind the layer below: the engine exposes only what
+        sticks out beyond that layer's work. The count exchange and the split need the exact loads
+        and stay exposed.
         """
         return DecisionPrice(
             EXCHANGE, SOLVE, nothing("built while the layer below runs"), REROUTE, "stream",
-            relay=True,
+            relay=True, prefetched=True,
         )  # fmt: skip
