@@ -39,7 +39,7 @@ def large_problems(draw):
 
 
 @given(problem=problems())
-@settings(max_examples=40, **SLOW_IS_FINE)
+@settings(max_examples=80, **SLOW_IS_FINE)
 def test_plans_are_valid(subject, problem):
     layout, loads = problem
     policy = subject.bind(layout)
@@ -49,7 +49,7 @@ def test_plans_are_valid(subject, problem):
 
 
 @given(problem=large_problems())
-@settings(max_examples=12, **SLOW_IS_FINE)
+@settings(max_examples=30, **SLOW_IS_FINE)
 def test_plans_are_valid_at_any_size(subject, problem):
     layout, loads = problem
     policy = subject.bind(layout)
