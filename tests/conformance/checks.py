@@ -7,6 +7,7 @@ with policies that break the contract on purpose.
 import inspect
 import json
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from ultraep_sim.errors import InputError, PolicyError
 from ultraep_sim.planning import check_loads
 from ultraep_sim.policies import DecisionPrice, PolicyState
+from ultraep_sim.policies.base import Transport
 
 from .subject import plans, signature, walk
 
@@ -194,9 +196,10 @@ def check_price(policy):
         assert quantity.source, f"{key} has no source"
         if quantity.low is not None and quantity.high is not None:
             assert quantity.low <= quantity.value <= quantity.high, key
-    assert price.transport in ("none", "stream", "migrate", "free")
+    assert price.transport in get_args(Transport)
     assert isinstance(price.relay, bool)
     assert isinstance(price.hidden, bool)
+    assert isinstance(price.prefetched, bool)
     assert price == policy.price(), "the price of a decision changes by asking"
 
 

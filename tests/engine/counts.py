@@ -42,7 +42,8 @@ def make_price(
     transport: Transport = "none",
     relay: bool = False,
     hidden: bool = False,
+    prefetched: bool = False,
 ) -> DecisionPrice:
     """Build a price from microseconds."""
     parts = [Quantity(us, "us", "measured", "test") for us in (exchange, solve, tasks, reroute)]
-    return DecisionPrice(*parts, transport, relay, hidden)
+    return DecisionPrice(*parts, transport, relay, hidden, prefetched)

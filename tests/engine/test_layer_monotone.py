@@ -43,9 +43,10 @@ prices = st.builds(
     solve=st.integers(0, 200),
     tasks=st.integers(0, 50),
     reroute=st.integers(0, 500),
-    transport=st.sampled_from(["none", "stream", "migrate", "free"]),
+    transport=st.sampled_from(["none", "stream", "broadcast", "migrate", "free"]),
     relay=st.booleans(),
     hidden=st.booleans(),
+    prefetched=st.booleans(),
 )
 options = st.builds(
     LayerOptions,

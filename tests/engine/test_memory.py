@@ -35,7 +35,8 @@ def test_one_slot_of_qwen3_is_36_and_72_mib() -> None:
 
 
 @pytest.mark.parametrize(
-    ("transport", "layers"), [("none", 0), ("free", 94), ("stream", 1), ("migrate", 94)]
+    ("transport", "layers"),
+    [("none", 0), ("free", 94), ("stream", 1), ("broadcast", 1), ("migrate", 94)],
 )
 def test_slots_are_shared_across_layers_where_weights_are_streamed(
     transport: str, layers: int

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from ultraep_sim.fabric.streaming import distribute, migrate, reduce_gradients
+from ultraep_sim.fabric.streaming import (
+    broadcast,
+    distribute,
+    migrate,
+    reduce_broadcast,
+    reduce_gradients,
+)
 from ultraep_sim.model import get_model, get_rack
 
 PAPER = get_rack("paper-rack64")
@@ -87,3 +93,27 @@ def test_less_bandwidth_is_never_faster(name: str) -> None:
     assert (migrate(slower, copies, COPY) >= migrate(TOY, copies, COPY)).all()
     slow, fast = (reduce_gradients(rack, copies, copies, COPY) for rack in (slower, TOY))
     assert (slow >= fast).all()
+
+
+def test_broadcast_by_hand() -> None:
+    """Two experts of rank 0 and one of rank 1 go to all of four ranks; record 1: one of rank 0."""
+    sent = np.array([[6, 3, 0, 0], [3, 0, 0, 0]])
+    received = np.array([[1, 2, 3, 3], [0, 1, 1, 1]])
+    got = broadcast(TOY, sent, received, 1e6)
+    np.testing.assert_allclose(got[0], [13e-6, 23e-6, 33e-6, 33e-6])
+    np.testing.assert_allclose(got[1], [13e-6] * 4)  # the home carries its copy too
+    np.testing.assert_array_equal(broadcast(TOY, sent * 0, received * 0, 1e6), np.zeros((2, 4)))
+    back = reduce_broadcast(TOY, sent, received, 2e6)
+    np.testing.assert_allclose(back, [[2e-5, 4e-5, 6e-5, 6e-5], [2e-5] * 4])
+
+
+def test_a_broadcast_does_not_depend_on_the_fan_out() -> None:
+    """64 ranks: streamed 63 times by the home, broadcast once by every port."""
+    sent, received = np.zeros((2, 64), int), np.ones((2, 64), int)
+    sent[:, 0], received[:, 0] = [63, 3], 0
+    received[1, 4:] = 0
+    assert distribute(PAPER, sent, received, COPY).max() == pytest.approx(8e-6 + 63 * 51.5e-6)
+    np.testing.assert_allclose(broadcast(PAPER, sent, received, COPY).max(axis=1), 8e-6 + 51.5e-6)
+    gradients = reduce_broadcast(PAPER, sent, received, 2 * COPY).max(axis=1)
+    np.testing.assert_allclose(gradients, 103e-6)
+    assert reduce_gradients(PAPER, sent, received, 2 * COPY).max() > 63 * 103e-6

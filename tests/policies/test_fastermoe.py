@@ -13,8 +13,8 @@ from ultraep_sim.policies import get_policy
 from ultraep_sim.policies.base import CostModel
 
 
-def cost(pair=1.0, wire=0.0, copy=0.0, base=0.0, relay=0.0):
-    return CostModel(pair, wire, copy, base, relay)
+def cost(pair=1.0, wire=0.0, copy=0.0, base=0.0, gradient=0.0, window=0.0):
+    return CostModel(pair, wire, copy, base, 0.0, gradient, window)
 
 
 #: Each of four ranks holds 25, 10, 5, 0 pairs of experts 0 to 3: ranks hold 100 | 40 | 20 | 0.
@@ -32,19 +32,28 @@ def plan(loads, layout, **options):
 
 
 class TestByHand:
-    """Compute alone: 100 without, 65 with expert 0 shadowed, 45 with 0 and 1, 40 with 0 to 2."""
+    """Compute alone: 100 without, 65 with expert 0 shadowed, 55 with 0 and 1, 40 with 0 to 2."""
 
     layout = EPLayout(4, 4, 3)
 
     @pytest.mark.parametrize(
         ("copy_s", "wanted"),
-        # A shadowed expert costs its home 3 copies; each home sends one expert, so the busiest
-        # port sends 3 whatever the number (a rank receives at most 3). Only the first pays that.
-        [(0.0, [0, 1, 2]), (11.0, [0, 1, 2]), (12.0, [])],
+        # Rank 3 is nobody's home: it receives as many copies as experts are shadowed.
+        # At 9: 100, 74, 73, 67. At 10: 100, 75, 75: no gain. At 35: 100, 100.
+        [(0.0, [0, 1, 2]), (9.0, [0, 1, 2]), (10.0, [0]), (34.0, [0]), (35.0, [])],
     )
     def test_while_the_time_falls(self, copy_s, wanted):
-        # With copies at 11, one shadow costs 33: 65 + 33 = 98 < 100; at 12: 65 + 36 > 100.
         assert shadowed(plan(LOADS, self.layout, cost=cost(copy=copy_s))) == wanted
+
+    @pytest.mark.parametrize(
+        ("window", "wanted"),
+        # A gradient of 20 a shadow. Window 0: 65 + 20, then 55 + 40. Window 30: 65, then 55 + 10.
+        # Window 31: 65, then 55 + 9, then 40 + 29. Window 60: 65, 55, 40.
+        [(0.0, [0]), (30.0, [0]), (31.0, [0, 1]), (60.0, [0, 1, 2])],
+    )
+    def test_gradients_count_where_attention_does_not_hide_them(self, window, wanted):
+        priced = cost(gradient=20.0, window=window)
+        assert shadowed(plan(LOADS, self.layout, cost=priced)) == wanted
 
     def test_a_base_that_eats_the_gain(self):
         assert shadowed(plan(LOADS, self.layout, cost=cost(base=34.0))) == [0, 1, 2]
@@ -81,17 +90,19 @@ class TestByHand:
         assert made.rank[made.expert == 0].tolist() == [0, 1]
         assert made.quota[made.expert == 0].tolist() == [75, 25]
 
-    def test_relay_counts_as_the_engine_counts_it(self):
-        """One hot expert on 17 ranks: 16 replicas, 4 relays of 3: the busiest port sends 4."""
-        layout = EPLayout(17, 17, 1)
-        loads = np.zeros((17, 17), np.int64)
-        loads[:, 0] = 10  # 170 pairs at home, 10 when shadowed
-        saved = 160
-        copies = 4
-        cheap = cost(copy=(saved - 20 - 1) / copies, relay=20.0)
-        dear = cost(copy=(saved - 20 + 1) / copies, relay=20.0)
-        assert shadowed(plan(loads, layout, cost=cheap)) == [0]
-        assert shadowed(plan(loads, layout, cost=dear)) == []
+    @pytest.mark.parametrize("ranks", [2, 17, 64])
+    def test_one_copy_whatever_the_fan_out(self, ranks):
+        """One hot expert, 10 pairs of each rank: 10 x ranks at home, 10 when shadowed."""
+        layout = EPLayout(ranks, ranks, 1)
+        loads = np.zeros((ranks, ranks), np.int64)
+        loads[:, 0] = 10
+        saved = 10 * ranks - 10
+        assert shadowed(plan(loads, layout, cost=cost(copy=saved - 1))) == [0]
+        assert shadowed(plan(loads, layout, cost=cost(copy=saved))) == []
+
+    def test_the_price_is_that_of_a_collective(self):
+        price = get_policy("fastermoe", self.layout).price()
+        assert (price.transport, price.relay) == ("broadcast", False)
 
 
 def modelled(plan, price):

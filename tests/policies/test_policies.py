@@ -21,7 +21,8 @@ def walk(policy, batches):
     for step, loads in enumerate(batches):
         state.step, state.moved = step, None
         plans.append(policy.plan(loads, state))
-        state.history.add(step, loads.sum(axis=0))
+        state.previous = loads.sum(axis=0)
+        state.history.add(step, state.previous)
     return plans
 
 
@@ -206,3 +207,26 @@ class TestRegistry:
             available_policies()
         install(EntryPoint("mine", "ultraep_sim.policies.ultraep:UltraEP", group))
         assert "mine" in available_policies()
+
+
+class TestHindsight:
+    """`us.plan` has no history: the loads at hand stand for the past."""
+
+    layout, loads = EPLayout(3, 3, 1), np.array([90, 30, 0])
+
+    @pytest.mark.parametrize("source", ["step", "layer"])
+    def test_predictive_plans(self, source):
+        plan = us.plan(self.loads, self.layout, policy="predictive", source=source, target=1.0)
+        assert plan.rank_loads.tolist() == [40, 40, 40]
+        assert plan.num_replicas == 2
+
+    def test_exact_policies_are_given_nothing(self):
+        seen = []
+
+        class Spy(available_policies()["none"]):
+            def plan(self, loads, state):
+                seen.append((state.previous, state.layer_before, len(state.history)))
+                return super().plan(loads, state)
+
+        us.plan(self.loads, self.layout, policy=Spy(self.layout))
+        assert seen == [(None, None, 0)]

@@ -88,6 +88,15 @@ def test_invariant_9_the_exact_loads_do_not_decide_where(data):
     assert placed[0].offsets.tolist() == placed[1].offsets.tolist()
 
 
+def test_weights_go_ahead_but_exchange_and_split_wait_for_the_router():
+    price = get_policy("predictive", LAYOUT).price()
+    assert price.prefetched
+    assert not price.hidden
+    assert price.transport == "stream"
+    assert price.exchange.si > 0
+    assert price.solve.si > 0
+
+
 def test_bad_source():
     with pytest.raises(PolicyError, match="source"):
         get_policy("predictive", LAYOUT, source="oracle")

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from ..compute.gemm import expert_backward, expert_forward
 from ..fabric.alltoall import all_to_all
-from ..fabric.streaming import distribute
-from ..model.dtypes import activation_bytes
+from ..fabric.streaming import distribute, reduce_broadcast, reduce_gradients
+from ..model.dtypes import GRADIENT_BYTES, activation_bytes
 from ..model.profiles import Direction, RackProfile
 from ..model.shapes import ModelShape
 from ..policies import CostModel, DecisionPrice
-from .layer import LayerOptions
+from .layer import LayerOptions, attention_seconds
 
 
 def cost_model(
@@ -36,6 +36,12 @@ def cost_model(
     -------
     CostModel
         Seconds; forward and, in training, backward together.
+
+    Notes
+    -----
+    Weights are charged as exposed also where the price says that they are sent ahead, and an
+    overlapped restore as hidden; the reading of replica gradients on the ranks that serve them is
+    left out: the home that adds them up is the slower end.
     """
     directions: tuple[Direction, ...] = get_args(Direction)
     training = options.phase == "training"
@@ -53,7 +59,26 @@ def cost_model(
         copy_s=times * (second - first),
         copy_base_s=decision + times * (2 * first - second),
         relay_s=times * (relayed - first),
+        gradient_s=_gradient(shape, rack, price, options) if training else 0.0,
+        gradient_window_s=(
+            attention_seconds(shape, rack, options, "backward") if training else 0.0
+        ),
     )
+
+
+def _gradient(
+    shape: ModelShape, rack: RackProfile, price: DecisionPrice, options: LayerOptions
+) -> float:
+    """Seconds of gradient reduction per replica of one home, or per expert that is broadcast."""
+    size, none = shape.expert_params * GRADIENT_BYTES, _column(0)
+
+    def seconds(copies: int) -> float:
+        if price.transport == "broadcast":
+            return float(reduce_broadcast(rack, none, _column(copies), size)[0, 0])
+        sms = options.grad_reduce_sms
+        return float(reduce_gradients(rack, _column(copies), none, size, sms)[0, 0])
+
+    return seconds(2) - seconds(1)
 
 
 def _column(count: int) -> NDArray[np.int64]:

@@ -16,6 +16,12 @@ Decisions where the sources leave room:
 - A re-placement (``migrate``) and free transport keep replicas for many micro-batches with
   buffers of their own: no restore, and their gradients are summed once a global batch, outside
   the layer.
+- Weights that a policy sends ahead (``prefetched``) are exposed only where they stick out beyond
+  the work of the layer that hides them: forward its attention, dispatch, experts and combine;
+  backward the same and the recompute, less the part of attention backward that gradient reduction
+  takes. The record's own critical times stand in for that layer (the one below; in the backward
+  the one above), also where there is none. A best case: that such a transfer shares the links
+  with dispatch and combine is not charged.
 - The gradient that is dispatched carries the dispatch dtype, the one that is combined the combine
   dtype (the DeepSeek-V3 recipe).
 """
@@ -32,8 +38,8 @@ from ultraep_sim.compute.attention import attention_time
 from ultraep_sim.compute.dense import gate_time, shared_expert_time
 from ultraep_sim.compute.gemm import expert_backward, expert_forward
 from ultraep_sim.errors import InputError
+from ultraep_sim.fabric import streaming
 from ultraep_sim.fabric.alltoall import all_to_all
-from ultraep_sim.fabric.streaming import distribute, migrate, reduce_gradients
 from ultraep_sim.model.dtypes import DTYPES, GRADIENT_BYTES, activation_bytes
 from ultraep_sim.model.profiles import Direction, RackProfile
 from ultraep_sim.model.shapes import ModelShape
@@ -63,8 +69,10 @@ BACKWARD_PHASES = (
     "bwd_attention",
     "bwd_grad_reduce",
 )
-#: What full recompute runs again inside the backward.
-_RECOMPUTED = ("fwd_attention", "fwd_dispatch", "fwd_compute", "fwd_combine")
+#: What full recompute runs again inside the backward, and what hides weights sent ahead.
+_WORK = ("fwd_attention", "fwd_dispatch", "fwd_compute", "fwd_combine")
+
+_BACKWARD_WORK = ("bwd_recompute", "bwd_combine", "bwd_compute", "bwd_dispatch", "bwd_attention")
 
 #: Phases that exist only because of balancing.
 OVERHEAD_PHASES = (
@@ -215,6 +223,32 @@ def layer_times(
     return LayerTimes(phases, critical, forward, backward, forward + backward, overhead)
 
 
+def attention_seconds(
+    shape: ModelShape, rack: RackProfile, options: LayerOptions, direction: Direction
+) -> float:
+    """Seconds of attention and gate, and of the shared experts where nothing hides them.
+
+    Parameters
+    ----------
+    shape, rack, options : ModelShape, RackProfile, LayerOptions
+        What runs where and how.
+    direction : {"forward", "backward"}
+        The backward hides gradient reduction.
+    """
+    gpu, tokens = rack.gpu, options.tokens_per_rank
+    seconds = attention_time(shape, gpu, tokens, options.sequence_length, direction)
+    seconds += gate_time(shape, gpu, tokens, direction)
+    shared = _shared_seconds(shape, rack, options, direction)
+    return seconds + (shared if options.overlap == "none" else 0.0)
+
+
+def _shared_seconds(
+    shape: ModelShape, rack: RackProfile, options: LayerOptions, direction: Direction
+) -> float:
+    tokens = options.tokens_per_rank
+    return shared_expert_time(shape, rack.gpu, tokens, direction, options.weight_dtype)
+
+
 class _Layer:
     """The inputs of one call, so that each phase is one short method."""
 
@@ -230,11 +264,7 @@ class _Layer:
         self.price, self.options = price, options
         self.records, self.ranks = stats.pairs.shape
         self.training = options.phase == "training"
-        self.streams = price.transport == "stream"
-        self.shared = {
-            d: shared_expert_time(shape, rack.gpu, options.tokens_per_rank, d, options.weight_dtype)
-            for d in get_args(Direction)
-        }
+        self.streams = price.transport in ("stream", "broadcast")
 
     def forward(self) -> dict[str, Seconds]:
         price = self.price
@@ -254,7 +284,7 @@ class _Layer:
             return dict.fromkeys(BACKWARD_PHASES, self._same(0.0))
         again = self._same(0.0)
         if self.options.recompute == "full":
-            again = sum((forward[p] for p in _RECOMPUTED), again)
+            again = sum((forward[p] for p in _WORK), again)
         return {
             "bwd_recompute": again,
             "bwd_combine": self._dispatch("backward"),
@@ -270,18 +300,24 @@ class _Layer:
         out = {name: busy.max(axis=1) for name, busy in phases.items()}
         if self.price.hidden:
             out["fwd_plan"] = np.zeros(self.records)
-        out["fwd_reroute"] = _beyond(out["fwd_reroute"], out["fwd_distribute"])
         out["fwd_attention"] = out["fwd_attention"] + self._shared_leftover(out, "forward")
+        work = sum((out[p] for p in _WORK), np.zeros(self.records))
+        if self.price.prefetched:
+            out["fwd_distribute"] = _beyond(out["fwd_distribute"], work)
+        out["fwd_reroute"] = _beyond(out["fwd_reroute"], out["fwd_distribute"])
         if not self.training:
             return out
         if self.options.recompute == "full":
-            out["bwd_recompute"] = sum((out[p] for p in _RECOMPUTED), np.zeros(self.records))
+            out["bwd_recompute"] = work
         window = out["bwd_attention"]
         reduce = out["bwd_grad_reduce"]
         out["bwd_grad_reduce"] = _beyond(reduce, window)
-        if self.options.restore == "overlapped":
-            out["bwd_distribute"] = self._restore_leftover(out["bwd_distribute"], reduce, window)
         out["bwd_attention"] = window + self._shared_leftover(out, "backward")
+        if self.price.prefetched:
+            free = sum((out[p] for p in _BACKWARD_WORK), -np.minimum(reduce, window))
+            out["bwd_distribute"] = _beyond(out["bwd_distribute"], free)
+        elif self.options.restore == "overlapped":
+            out["bwd_distribute"] = self._restore_leftover(out["bwd_distribute"], reduce, window)
         return out
 
     def _restore_leftover(self, restore: Seconds, reduce: Seconds, window: Seconds) -> Seconds:
@@ -295,17 +331,14 @@ class _Layer:
             return np.zeros(self.records)
         prefix = "fwd" if direction == "forward" else "bwd"
         cover = out[f"{prefix}_dispatch"] + out[f"{prefix}_combine"]
-        return _beyond(np.full(self.records, self.shared[direction]), cover)
+        shared = _shared_seconds(self.shape, self.rack, self.options, direction)
+        return _beyond(np.full(self.records, shared), cover)
 
     def _same(self, seconds: float) -> Seconds:
         return np.broadcast_to(np.float64(seconds), (self.records, self.ranks))
 
     def _attention(self, direction: Direction) -> float:
-        shape, gpu, options = self.shape, self.rack.gpu, self.options
-        tokens = options.tokens_per_rank
-        seconds = attention_time(shape, gpu, tokens, options.sequence_length, direction)
-        seconds += gate_time(shape, gpu, tokens, direction)
-        return seconds + (self.shared[direction] if options.overlap == "none" else 0.0)
+        return attention_seconds(self.shape, self.rack, self.options, direction)
 
     def _experts(self, direction: Direction) -> Seconds:
         law = expert_forward if direction == "forward" else expert_backward
@@ -340,20 +373,26 @@ class _Layer:
         s = self.stats
         copy = self.shape.expert_bytes(self.options.weight_dtype)
         if self.price.transport == "migrate":
-            return migrate(self.rack, s.moved_copies, copy)
+            return streaming.migrate(self.rack, s.moved_copies, copy)
         if not self.streams:
             return self._same(0.0)
+        if self.price.transport == "broadcast":
+            return streaming.broadcast(self.rack, s.copies_sent, s.copies_received, copy)
         if not (self.price.relay and self.options.relay == "auto"):
-            return distribute(self.rack, s.copies_sent, s.copies_received, copy)
+            return streaming.distribute(self.rack, s.copies_sent, s.copies_received, copy)
         sent = np.where(s.relayed[:, None], s.relay_sent, s.copies_sent)
-        return distribute(self.rack, sent, s.copies_received, copy, s.relayed)
+        return streaming.distribute(self.rack, sent, s.copies_received, copy, s.relayed)
 
     def _grad_reduce(self) -> Seconds:
         if not self.streams:
             return self._same(0.0)
         gradient = self.shape.expert_params * GRADIENT_BYTES
         s, sms = self.stats, self.options.grad_reduce_sms
-        return reduce_gradients(self.rack, s.copies_sent, s.copies_received, gradient, sms)
+        if self.price.transport == "broadcast":
+            return streaming.reduce_broadcast(self.rack, s.copies_sent, s.copies_received, gradient)
+        return streaming.reduce_gradients(
+            self.rack, s.copies_sent, s.copies_received, gradient, sms
+        )
 
 
 def _beyond(work: Seconds, window: Seconds) -> Seconds:

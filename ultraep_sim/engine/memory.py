@@ -222,9 +222,10 @@ def memory_use(
         What runs where and how.
     pairs : ndarray [N, R]
         Pairs each rank computes in each record.
-    transport : {"none", "stream", "migrate", "free"}
-        Streamed weights reuse one set of slot buffers for all layers; a placement that is migrated
-        to, or got for free, lives on and needs one set a layer; ``none`` has no slots.
+    transport : {"none", "stream", "broadcast", "migrate", "free"}
+        Weights that are streamed or broadcast reuse one set of slot buffers for all layers; a
+        placement that is migrated to, or got for free, lives on and needs one set a layer;
+        ``none`` has no slots.
     groups : integer ndarray [N], optional
         Micro-batch of each record, see `activation_peak`.
     pipeline_stages, data_parallel : int
@@ -239,7 +240,8 @@ def memory_use(
     moe_layers = shape.moe_layers / pipeline_stages
     mains = int(layout.mains_per_rank.max()) * moe_layers
     other = shape.other_params / pipeline_stages
-    sets = {"stream": 1.0, "migrate": moe_layers, "free": moe_layers}.get(transport, 0.0)
+    shared, lasting = transport in ("stream", "broadcast"), transport in ("migrate", "free")
+    sets = 1.0 if shared else moe_layers if lasting else 0.0
     slot_weights, slot_gradients = slot_bytes(shape, layout.slots_per_rank, options, sets)
     peak = activation_peak(shape, options, pairs, groups)
     parts = {

@@ -1,4 +1,4 @@
-"""Moving expert weights and gradients: tile streaming, bulk migration, gradient reduction.
+"""Moving expert weights and gradients: streaming, broadcast, bulk migration, reduction.
 
 Closed forms per rank. Streaming cuts weights into tiles and keeps the link of the busiest GPU
 full, so a rank takes ``base + max(copies sent, copies received) x bytes / rate``.
@@ -49,6 +49,34 @@ def distribute(
     return _busiest(np.maximum(sent, received), copy_bytes / rack.stream_rate, constant)
 
 
+def broadcast(rack: RackProfile, sent: Counts, received: Counts, copy_bytes: float) -> Seconds:
+    """Time each rank is busy with broadcasts of one expert to all ranks of its domain.
+
+    A collective over a ring or by the switch's multicast, pipelined tile by tile: every port
+    carries one copy of an expert whatever the fan-out, so the fullest receiver sets the time.
+    FasterMoE (PPoPP 2022) describes the broadcast of shadowed experts; that it runs at the rack's
+    streaming rate and with its constant part is our assumption (no ring start-up is added).
+
+    Parameters
+    ----------
+    rack : RackProfile
+        Streaming rate and constant part.
+    sent, received : integer ndarray [N, R]
+        Replicas a home rank has elsewhere, and replicas a rank receives. How many experts are
+        behind those of a home is not known here: a rank that only sends counts for one copy,
+        never more than the receivers do.
+    copy_bytes : float
+        Bytes of one expert's weights.
+
+    Returns
+    -------
+    ndarray of float64 [N, R]
+        Seconds; 0 on a rank that takes no part.
+    """
+    constant = np.full((*np.shape(sent)[:-1], 1), rack.stream_base_us.si)
+    return _busiest(_carried(sent, received), copy_bytes / rack.stream_rate, constant)
+
+
 def migrate(rack: RackProfile, moved: Counts, copy_bytes: float) -> Seconds:
     """Time each rank is busy receiving experts after a re-placement, by bulk send/receive.
 
@@ -92,6 +120,33 @@ def reduce_gradients(
     home = np.multiply(copies_sent, gradient_bytes / rack.grad_reduce_rate(sms), dtype=np.float64)
     served = np.multiply(copies_received, gradient_bytes / rack.stream_rate, dtype=np.float64)
     return np.maximum(home, served)
+
+
+def reduce_broadcast(
+    rack: RackProfile, sent: Counts, received: Counts, gradient_bytes: float
+) -> Seconds:
+    """Time each rank is busy reducing the gradients of broadcast experts to their homes.
+
+    The way back of `broadcast`: partial sums travel the ring, or the switch adds, so each port
+    carries one gradient an expert and no home reads every replica. FasterMoE (PPoPP 2022)
+    describes the collective; the streaming rate, with no bound by SMs, is our assumption.
+
+    Parameters
+    ----------
+    rack : RackProfile
+        Streaming rate.
+    sent, received : integer ndarray [N, R]
+        As in `broadcast`.
+    gradient_bytes : float
+        Bytes of one expert's fp32 gradient.
+    """
+    seconds = gradient_bytes / rack.stream_rate
+    return np.multiply(_carried(sent, received), seconds, dtype=np.float64)
+
+
+def _carried(sent: Counts, received: Counts) -> Counts:
+    """Count the copies a port carries: one of each expert that is broadcast through it."""
+    return np.maximum(received, np.minimum(sent, 1))
 
 
 def _busiest(copies: Counts, seconds_per_copy: float, constant: Seconds) -> Seconds:

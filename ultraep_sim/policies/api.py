@@ -37,8 +37,9 @@ def plan(
 
     Notes
     -----
-    There is no history here: a history policy that never saw a load leaves mains at home, so it
-    is given these loads as its history, the best it could ever know.
+    There is no history here, and a policy that places without the exact loads would leave mains at
+    home and open no replica. So it is planned in hindsight: it is given these loads as its history,
+    as the micro-batch before, and as the layer below, the best it could ever know.
 
     Examples
     --------
@@ -51,6 +52,8 @@ def plan(
     matrix = check_loads(loads, layout)
     chosen = get_policy(policy, layout, **options) if isinstance(policy, str) else policy
     state = chosen.new_state()
+    if not chosen.exact:
+        state.previous = state.layer_before = matrix.sum(axis=0)
     if chosen.cadence_steps is not None:
         state.history.add(-1, matrix.sum(axis=0))
         state.since = -chosen.cadence_steps

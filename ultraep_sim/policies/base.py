@@ -21,7 +21,7 @@ from ..errors import PolicyError
 from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan
 
-Transport = Literal["none", "stream", "migrate", "free"]
+Transport = Literal["none", "stream", "broadcast", "migrate", "free"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,19 @@ class DecisionPrice:
         Building the transfer task lists and launching the transfer.
     reroute : Quantity
         Mapping tokens to instances.
-    transport : {"none", "stream", "migrate", "free"}
+    transport : {"none", "stream", "broadcast", "migrate", "free"}
         ``stream``: the weights of every replica travel every micro-batch, tile by tile, exposed.
+        ``broadcast``: the same as a collective, one expert to all ranks of its home's domain;
+        gradients return as the matching reduce.
         ``migrate``: weights move by bulk send/receive, only when the placement changes.
         ``free``: weights appear where they are needed. ``none``: there are no replicas.
     relay : bool
         Whether streaming may use the two-stage relay.
     hidden : bool
         Whether the decision overlaps other work and costs nothing on the critical path.
+    prefetched : bool
+        Whether replica weights were sent ahead, behind the layer below (in the backward: above);
+        only what sticks out beyond that layer's work is exposed.
     """
 
     exchange: Quantity
@@ -55,6 +60,7 @@ class DecisionPrice:
     transport: Transport
     relay: bool = False
     hidden: bool = False
+    prefetched: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,11 @@ class CostModel:
         Starting a distribution at all: exchange, solve, tasks and the transfer's floor.
     relay_s : float
         What the two-stage relay adds to a distribution.
+    gradient_s : float
+        One replica's gradient on its way back, on the home that reduces it (``stream``) or on any
+        port (``broadcast``). Zero in prefill.
+    gradient_window_s : float
+        Attention backward, which hides gradient reduction. Zero in prefill.
     """
 
     pair_s: float
@@ -80,6 +91,12 @@ class CostModel:
     copy_s: float
     copy_base_s: float
     relay_s: float
+    gradient_s: float = 0.0
+    gradient_window_s: float = 0.0
+
+    def exposed_gradient(self, copies: float) -> float:
+        """Seconds of gradient reduction of ``copies`` on the busiest rank that nothing hides."""
+        return max(0.0, copies * self.gradient_s - self.gradient_window_s)
 
 
 def nothing(source: str) -> Quantity:

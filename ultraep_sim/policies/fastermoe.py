@@ -15,7 +15,6 @@ from ..errors import PolicyError
 from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan, expert_loads, spread_evenly
 from ..planning.assemble import plan_from_replicas
-from ..planning.relay import fill_relay
 from .base import EXCHANGE, REROUTE, TASKS, CostModel, DecisionPrice, Policy, PolicyState
 
 SOLVE = Quantity(
@@ -28,7 +27,7 @@ DEFAULT_COST = CostModel(
 """Forward of Qwen3-235B on a rack of 64, used where nobody gives a cost model (assumed to stand
 for all): 65,536 pairs a rank in 1.89 ms of expert compute and 1.68 ms of all-to-all, 51.5 us a copy
 of 36 MiB (published), 11 + 20 + 38 + 20 + 8 us for exchange, decision, task lists, reroute and the
-transfer's floor, 15 us for the relay."""
+transfer's floor, 15 us for a relay (not used here). No gradients: a forward has none."""
 
 
 class FasterMoE(Policy):
@@ -37,7 +36,9 @@ class FasterMoE(Policy):
     A shadowed expert has an instance on every rank of its home's scale-up domain, and tokens stay
     where they are: a replica serves its own rank's tokens, the main its own and those of other
     domains. Experts are tried by load, largest first, until one does not make the modelled time
-    (compute of the busiest rank, all-to-all of the busiest port, broadcast) shorter.
+    (compute of the busiest rank, all-to-all of the busiest port, broadcast, and what attention
+    backward does not hide of the gradients' reduction) shorter. Weights travel as a broadcast:
+    each port carries one copy of a shadowed expert, see `ultraep_sim.fabric.streaming.broadcast`.
 
     Parameters
     ----------
@@ -123,8 +124,8 @@ class FasterMoE(Policy):
         return shadows
 
     def price(self) -> DecisionPrice:
-        """Return an exact decision; the two-stage relay stands for the broadcast tree."""
-        return DecisionPrice(EXCHANGE, SOLVE, TASKS, REROUTE, "stream", relay=True)
+        """Return an exact decision; weights and gradients travel as collectives."""
+        return DecisionPrice(EXCHANGE, SOLVE, TASKS, REROUTE, "broadcast")
 
 
 class _Model:
@@ -157,13 +158,7 @@ class _Model:
         return seconds + self._broadcast(shadows) if shadows else seconds
 
     def _broadcast(self, shadows: list[tuple[int, NDArray[np.int64]]]) -> float:
-        layout, cost = self._layout, self._cost
-        instances = [np.append(layout.home[e], ranks) for e, ranks in shadows]
-        rank = np.concatenate(instances).astype(np.int32)
-        offsets = np.concatenate(([0], np.cumsum([len(i) for i in instances])))
-        received = np.bincount(np.concatenate([ranks for _, ranks in shadows]))
-        parent = np.empty(len(rank), np.int32)
-        direct, sent = np.zeros((2, layout.num_ranks), np.int64)
-        relayed = fill_relay(offsets, rank, layout.domain, parent, direct, sent)
-        copies = max(int(sent.max()), int(received.max()))
-        return cost.copy_base_s + cost.copy_s * copies + (cost.relay_s if relayed else 0.0)
+        """Every port carries one copy of each expert it receives; gradients the other way."""
+        cost = self._cost
+        copies = int(np.bincount(np.concatenate([ranks for _, ranks in shadows])).max())
+        return cost.copy_base_s + cost.copy_s * copies + cost.exposed_gradient(copies)

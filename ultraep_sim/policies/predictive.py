@@ -16,8 +16,8 @@ from ..errors import PolicyError
 from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan, QuotaOptions, QuotaSolver
 from ..planning.assemble import plan_from_replicas
-from .base import EXCHANGE, REROUTE, DecisionPrice, Policy, PolicyState, nothing
 from ..planning.splitting import split_min_max
+from .base import EXCHANGE, REROUTE, DecisionPrice, Policy, PolicyState, nothing
 
 SOLVE = Quantity(
     20.0, "us", "assumed", "the split alone; the whole quota planner takes 56 us", 5.0, 60.0

@@ -1,14 +1,16 @@
 """What a plan is worth: modelled layer time against the weights it moves.
 
 The policy sees only a frozen `CostModel`. A plan costs the fullest rank's compute, the fullest
-rank's all-to-all, and, if it opens any replica, the start of a distribution plus the weights on
-its busiest port. Far replicas and far tokens are weighed `FAR` times: across domains the NIC binds
+rank's all-to-all, and, if it opens any replica, the start of a distribution, the weights on its
+busiest port, and the gradients its busiest home reads back, as far as attention backward does not
+hide them. Far replicas and far tokens are weighed `FAR` times: across domains the NIC binds
 (25-100 GB/s a GPU instead of 700-900, DESIGN section 7).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,10 +100,24 @@ def _copies(
     far: NDArray[np.bool_],
     cost: CostModel,
 ) -> float:
-    """Weights on the busiest port, direct or, where the rule allows it, relayed."""
+    """Weights on their way out, and what is exposed of the gradients on their way back."""
     weight = np.where(far, FAR, 1.0)
     sent = np.bincount(homes, weight, layout.num_ranks)
     received = np.bincount(solution.rank, weight, layout.num_ranks)
+    # There is no relay on the way back.
+    return _weights(layout, solution, sent, received, cost) + cost.exposed_gradient(
+        float(sent.max())
+    )
+
+
+def _weights(
+    layout: EPLayout,
+    solution: Solution,
+    sent: NDArray[Any],
+    received: NDArray[Any],
+    cost: CostModel,
+) -> float:
+    """Weights on the busiest port, direct or, where the rule allows it, relayed."""
     direct = max(float(sent.max()), float(received.max()))
     if layout.domain <= SMALL_DOMAIN:
         return direct * cost.copy_s
