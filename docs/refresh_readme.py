@@ -1,6 +1,6 @@
-"""Recompute the table and the picture of the README from the quickstart scenario.
+"""Recompute the README's table and picture, and the published planner table of docs/planner.md.
 
-`make readme` runs this; `tests/test_readme.py` fails where the README says anything else.
+`make readme` runs this; `tests/test_readme.py` fails where either says anything else.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from ultraep_sim.engine.run import RunResult, run_scenario
 from ultraep_sim.report.plots import write_plots
 from ultraep_sim.report.tables import finding, markdown_table
 from ultraep_sim.scenario import load_scenario
+from ultraep_sim.validate.published import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+PLANNER = ROOT / "docs" / "planner.md"
 SCENARIO = ROOT / "scenarios" / "quickstart.yaml"
 PICTURE = ROOT / "docs" / "imbalance.png"
 BEGIN, END = "<!-- begin: make readme -->", "<!-- end: make readme -->"
@@ -36,12 +38,17 @@ def block(result: RunResult) -> str:
     )
 
 
+def planner_block() -> str:
+    """Return what stands between the markers of docs/planner.md."""
+    return "\n\n".join((BEGIN, markdown(), END))
+
+
 def replaced(text: str, new: str) -> str:
-    """Return the README with the block between its markers replaced."""
+    """Return a page with the block between its markers replaced."""
     head, _, rest = text.partition(BEGIN)
     _, found, tail = rest.partition(END)
     if not found:
-        raise SystemExit(f"{README}: the markers {BEGIN} and {END} are not there")
+        raise SystemExit(f"the markers {BEGIN} and {END} are not there")
     return head + new + tail
 
 
@@ -49,10 +56,12 @@ def main() -> None:
     """Run the quickstart and write README and picture."""
     result = run_scenario(load_scenario(SCENARIO))
     README.write_text(replaced(README.read_text(encoding="utf-8"), block(result)), encoding="utf-8")
+    page = PLANNER.read_text(encoding="utf-8")
+    PLANNER.write_text(replaced(page, planner_block()), encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         write_plots(result.write(folder, ["make", "readme"]))
         shutil.copy(Path(folder) / "imbalance.png", PICTURE)
-    print(f"wrote {README} and {PICTURE}")
+    print(f"wrote {README}, {PLANNER} and {PICTURE}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ultraep_sim as us
+from ultraep_sim.validate.published import published_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,6 +34,21 @@ def test_the_quickstart_gives_exactly_the_table_of_the_readme(refresh):
     rows = {row["policy"]: row for row in result.rows}
     assert rows["none"]["mean_rank_imbalance"] > 1.3
     assert rows["ultraep"]["mean_rank_imbalance"] <= 1.02
+
+
+def test_the_planner_page_shows_what_is_computed(refresh):
+    assert refresh.planner_block() in refresh.PLANNER.read_text(encoding="utf-8"), (
+        "run: make readme"
+    )
+
+
+def test_our_planner_table_stays_close_to_the_published_one():
+    """The rows whose loads are described (README) within 15 %; the others are explained in docs."""
+    rows = list(published_rows())
+    assert len(rows) == 20
+    for row in rows:
+        if row["published"] is not None and row["case"].startswith("256"):
+            assert row["simulated"] == pytest.approx(row["published"], rel=0.15), row
 
 
 def test_the_picture_and_every_linked_file_exist():

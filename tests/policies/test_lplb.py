@@ -14,9 +14,9 @@ from tests.policies.linear import optimal_split
 from tests.policies.test_policies import walk
 from ultraep_sim.errors import PolicyError
 from ultraep_sim.planning import EPLayout
+from ultraep_sim.planning.splitting import split_min_max
 from ultraep_sim.policies import get_policy
 from ultraep_sim.policies.lplb import copy_graph
-from ultraep_sim.planning.splitting import split_min_max
 
 # The optimum is a fraction of at most 12 ranks; HiGHS reports it as a float of some error.
 CLOSE = 0.01

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from ..errors import PolicyError
 from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan
+from ..planning.splitting import split_min_max
 from .base import EXCHANGE, REROUTE, DecisionPrice, Policy, PolicyState, nothing, positive
 from .eplb import Placement, number_slots, received
 from .replication import pack
-from ..planning.splitting import split_min_max
 
 SOLVE = Quantity(
     100.0, "us", "published", "LPLB's own figure for its solver in a node; longer beyond", 100, 400
