@@ -205,7 +205,7 @@ class Policy(ABC):
     exact: ClassVar[bool] = True
     never_worse: ClassVar[bool] = False
     moves_mains: ClassVar[bool] = False
-    may_cross: ClassVar[bool] = False
+    may_cross: bool = False  # an option may change it
 
     def __init__(self, layout: EPLayout) -> None:
         self.layout = layout

@@ -75,6 +75,7 @@ class Mosaic(Policy):
         self._solver = MosaicSolver(layout, speeds)
         self._crosses, self._objective, self._cost = cross, objective, cost
         self.effort = effort
+        self.may_cross = cross != "never"
 
     def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
         """Solve for the exact loads."""
