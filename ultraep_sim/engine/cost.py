@@ -52,12 +52,11 @@ def cost_model(
     first = float(distribute(rack, one, one, copy)[0, 0])
     second = float(distribute(rack, two, two, copy)[0, 0])
     relayed = float(distribute(rack, one, one, copy, np.array([True]))[0, 0])
-    decision = price.exchange.si + price.solve.si + price.tasks.si
     return CostModel(
         pair_s=sum(_pair(shape, rack, options, d) for d in used),
         wire_s=sum(_wire(shape, rack, options, d) for d in used),
         copy_s=times * (second - first),
-        copy_base_s=decision + times * (2 * first - second),
+        copy_base_s=times * (2 * first - second),
         relay_s=times * (relayed - first),
         gradient_s=_gradient(shape, rack, price, options) if training else 0.0,
         gradient_window_s=(

@@ -9,7 +9,8 @@
 3. Else search as the published planner does: each round probes `PROBES` equally spaced thresholds;
    the smallest success becomes the upper end. Then the final threshold gets all its starts.
 
-Asked for target 1.0 with effort thorough, it goes on to search placements by `tighten`.
+Asked for target 1.0 with effort thorough, it goes on to search placements by `tighten`
+(ranks of one speed, no crossing).
 
 Crossing: what a domain cannot cover itself goes to ranks of other domains, best fit as inside.
 
@@ -140,7 +141,8 @@ class MosaicSolver:
         numbers = (options or MosaicOptions()).numbers
         tau, n = _solve(loads, self._problem, numbers, self._memory)
         found = self._solution(tau, n)
-        if options is not None and options.tight and self._uniform and n > 0:
+        searchable = self._uniform and n > 0
+        if searchable and options is not None and options.tight and not options.cross:
             return tighten(loads, self.layout, found)
         return found
 

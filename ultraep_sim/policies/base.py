@@ -76,7 +76,8 @@ class CostModel:
     copy_s : float
         One replica's weights on the port that sends or receives most, every time they travel.
     copy_base_s : float
-        Starting a distribution at all: exchange, solve, tasks and the transfer's floor.
+        What the first byte of a distribution waits for. The decision itself is paid whatever it
+        decides, so it is no part of this.
     relay_s : float
         What the two-stage relay adds to a distribution.
     gradient_s : float

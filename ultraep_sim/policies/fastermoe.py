@@ -22,12 +22,12 @@ SOLVE = Quantity(
 )
 
 DEFAULT_COST = CostModel(
-    pair_s=28.8e-9, wire_s=25.6e-9, copy_s=51.5e-6, copy_base_s=97e-6, relay_s=15e-6
+    pair_s=28.8e-9, wire_s=25.6e-9, copy_s=51.5e-6, copy_base_s=8e-6, relay_s=15e-6
 )
 """Forward of Qwen3-235B on a rack of 64, used where nobody gives a cost model (assumed to stand
 for all): 65,536 pairs a rank in 1.89 ms of expert compute and 1.68 ms of all-to-all, 51.5 us a copy
-of 36 MiB (published), 11 + 20 + 38 + 20 + 8 us for exchange, decision, task lists, reroute and the
-transfer's floor, 15 us for a relay (not used here). No gradients: a forward has none."""
+of 36 MiB and 8 us before the first (published), 15 us for a relay (not used here). No gradients:
+a forward has none."""
 
 
 class FasterMoE(Policy):
