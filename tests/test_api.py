@@ -9,7 +9,8 @@ import ultraep_sim as us
 
 PUBLIC = {
     "EPLayout", "InputError", "Plan", "Policy", "RunResult", "Scenario", "Trace",
-    "UltraEPSimError", "available_policies", "load_scenario", "load_trace", "plan", "run",
+    "UltraEPSimError", "available_policies", "load_scenario", "load_trace", "plan", "plan_many",
+    "run",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .engine.run import RunResult
     from .engine.run import run_scenario as run
     from .errors import InputError, UltraEPSimError
-    from .planning import EPLayout, Plan
+    from .planning import EPLayout, Plan, plan_many
     from .policies import Policy, available_policies, plan
     from .scenario import Scenario, load_scenario
     from .trace import Trace, load_trace
@@ -36,6 +36,7 @@ __all__ = [
     "load_scenario",
     "load_trace",
     "plan",
+    "plan_many",
     "run",
 ]
 
@@ -52,6 +53,7 @@ _HOMES = {
     "load_scenario": (".scenario", "load_scenario"),
     "load_trace": (".trace", "load_trace"),
     "plan": (".policies", "plan"),
+    "plan_many": (".planning", "plan_many"),
     "run": (".engine.run", "run_scenario"),
 }
 

@@ -34,12 +34,12 @@ def test_plain_transcription_gives_the_same_plans():
 
 
 def solvers():
-    mosaic = MosaicSolver(LAYOUT)
+    mosaic, fast, thorough = MosaicSolver(LAYOUT), MosaicOptions(), MosaicOptions(effort="thorough")
     return {
         "plain transcription (baseline)": plain,
         "ultraep": QuotaSolver(LAYOUT).solve,
-        "mosaic fast": lambda loads: mosaic.solve(loads, MosaicOptions()),
-        "mosaic thorough": lambda loads: mosaic.solve(loads, MosaicOptions(effort="thorough")),
+        "mosaic fast": lambda loads: mosaic.solve(loads, fast),
+        "mosaic thorough": lambda loads: mosaic.solve(loads, thorough),
         "eplb (placement from these loads)": lambda loads: place_globally(LAYOUT, loads),
     }
 

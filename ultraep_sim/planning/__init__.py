@@ -3,6 +3,7 @@
 Imports numpy and numba only, so that locked-down GPU machines can run it.
 """
 
+from .batch import PlanBatch, plan_many
 from .layout import EPLayout, default_home
 from .loads import MAX_TOTAL, check_loads, expert_loads, spread_evenly
 from .mosaic_solver import MosaicOptions, MosaicSolver
@@ -19,6 +20,7 @@ __all__ = [
     "MosaicOptions",
     "MosaicSolver",
     "Plan",
+    "PlanBatch",
     "QuotaOptions",
     "QuotaSolver",
     "Solution",
@@ -26,6 +28,7 @@ __all__ = [
     "check_loads",
     "default_home",
     "expert_loads",
+    "plan_many",
     "relay_tree",
     "split_tokens",
     "spread_evenly",
