@@ -135,3 +135,10 @@ def test_what_does_not_fit_fails_by_name() -> None:
 def test_no_records_is_an_error(pairs: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"^pairs: not a \[records, ranks\] array"):
         activation_peak(TOY, LayerOptions(1), pairs)
+
+
+def test_weights_sent_ahead_need_a_second_set_of_buffers() -> None:
+    once = memory_use(QWEN, PAPER, LAYOUT, EVEN, TRAIN).parts
+    ahead = memory_use(QWEN, PAPER, LAYOUT, EVEN, TRAIN, prefetched=True).parts
+    assert ahead["slot weights"] == 2 * once["slot weights"] > 0
+    assert ahead["slot gradients"] == once["slot gradients"]

@@ -210,6 +210,7 @@ def memory_use(
     options: LayerOptions,
     *,
     transport: Transport = "stream",
+    prefetched: bool = False,
     groups: NDArray[np.integer[Any]] | None = None,
     pipeline_stages: int = 1,
     data_parallel: int = 1,
@@ -226,6 +227,8 @@ def memory_use(
         Weights that are streamed or broadcast reuse one set of slot buffers for all layers; a
         placement that is migrated to, or got for free, lives on and needs one set a layer;
         ``none`` has no slots.
+    prefetched : bool
+        Weights sent ahead land while the layer below still computes: a second set of buffers.
     groups : integer ndarray [N], optional
         Micro-batch of each record, see `activation_peak`.
     pipeline_stages, data_parallel : int
@@ -247,7 +250,7 @@ def memory_use(
     parts = {
         "expert weights": mains * shape.expert_bytes(options.weight_dtype),
         "other weights": other * _BF16,
-        "slot weights": slot_weights,
+        "slot weights": slot_weights * (2 if prefetched else 1),
         "activations and buffers": peak,
     }
     if options.phase == "training":

@@ -277,6 +277,7 @@ def _memory(
         part["rank_pairs"],
         options,
         transport=price.transport,
+        prefetched=price.prefetched,
         groups=groups,
         pipeline_stages=scenario.ep.pipeline_stages,
         data_parallel=scenario.ep.data_parallel,
