@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ultraep_sim.engine.replay import PolicyReplay, replay
+from ultraep_sim.errors import PolicyError
 from ultraep_sim.planning import EPLayout
 from ultraep_sim.policies import get_policy
 from ultraep_sim.policies.none import NoBalancing
@@ -20,6 +21,7 @@ def record(step, layer=0, micro_batch=0, seed=None):
 class Spy(NoBalancing):
     """Needs two global batches of history and notes what it is shown."""
 
+    exact = False
     cadence_steps = 2
     window_steps = 2
 
@@ -74,13 +76,32 @@ def test_a_gap_drops_history_and_warmth():
     assert spy.seen[3][2] == []
 
 
-def test_sampling_is_no_gap():
-    spy = Spy(LAYOUT)
-    run([record(s) for s in (0, 5, 10)], spy, step_every=5)
-    assert spy.seen[2][2] == []  # two steps back there is no record; nothing is invented
-    spy = Spy(LAYOUT)
-    run([record(s) for s in (0, 2, 4)], spy, step_every=2)
-    assert len(spy.seen[2][2]) == 1
+def test_history_policies_refuse_a_trace_that_left_steps_out():
+    records = [record(s) for s in (0, 5, 10)]
+    for policy in (Spy(LAYOUT), get_policy("eplb", LAYOUT), get_policy("predictive", LAYOUT)):
+        with pytest.raises(PolicyError, match="one in 5"):
+            run(records, policy, step_every=5)
+    assert run(records, get_policy("ultraep", LAYOUT), step_every=5)[0] == 3
+
+
+def test_a_placement_on_half_a_window_is_not_warm():
+    policy = get_policy("eplb", LAYOUT, cadence_steps=1, window_steps=4)
+    _, chunks = run([record(s) for s in range(6)], policy)
+    assert [warm for _, w, _ in chunks for warm in w] == [False] * 4 + [True] * 2
+
+
+def test_the_layer_below_is_the_one_below():
+    seen = {}
+
+    class Below(NoBalancing):
+        def plan(self, loads, state):
+            seen[state.step, state.layer] = state.layer_before
+            return super().plan(loads, state)
+
+    run([record(s, layer) for s in range(2) for layer in (0, 1, 7)], Below(LAYOUT))
+    assert seen[0, 0] is None
+    assert seen[1, 1].tolist() == record(1, 0).loads.sum(axis=0).tolist()
+    assert seen[1, 7] is None  # layers 2 to 6 are not there: nothing is known of layer 6
 
 
 def test_chunks_come_in_order_and_buffers_are_reused():

@@ -37,16 +37,18 @@ def test_plans_are_valid_and_keep_their_threshold(problem, effort, target, tile,
     assert (mains[loads.sum(axis=0) > 0] >= 1).all()
 
 
-@given(problems(), efforts)
-@settings(max_examples=150, deadline=None)
-def test_never_infeasible_where_the_published_planner_is_feasible(problem, effort):
+@given(problems(), efforts, st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_never_infeasible_where_the_published_planner_is_feasible(problem, effort, cross):
     layout, loads = problem
     total = loads.sum(axis=0)
     published = QuotaSolver(layout).solve(total)
     solver = MosaicSolver(layout)
-    at_its_threshold = solver.solve_at(total, published.tau, MosaicOptions(effort=effort))
+    at_its_threshold = solver.solve_at(
+        total, published.tau, MosaicOptions(effort=effort, cross=cross)
+    )
     assert at_its_threshold is not None
-    plan_of(layout, loads, at_its_threshold).validate()
+    plan_of(layout, loads, at_its_threshold, may_cross=cross).validate()
 
 
 @given(problems(), efforts)
@@ -169,7 +171,10 @@ def test_impossible_options_are_refused(options):
         MosaicOptions(**options)
 
 
-@pytest.mark.parametrize("speeds", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, np.nan], [1.0, 99.0]])
+@pytest.mark.parametrize(
+    "speeds",
+    [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, np.nan], [1.0, 99.0], [1.0, 1e300], [1.0, 1e-6]],
+)
 def test_impossible_speeds_are_refused(speeds):
     with pytest.raises(PolicyError, match="speed"):
         MosaicSolver(EPLayout(2, 2, 1), speeds)
@@ -203,3 +208,19 @@ def test_close_to_the_exact_optimum_when_asked_for_it():
         published.append(greedy.tau <= 1.001 * case.max_load)
     assert np.mean(close) >= 0.95
     assert np.mean(published) < 0.5  # the table tells planners apart
+
+
+def test_crossing_goes_on_after_a_drained_expert():
+    layout = EPLayout(4, 6, 2, 2, home=[0, 0, 0, 1, 2, 3])
+    loads = np.array([20, 20, 20, 0, 0, 0])
+    assert MosaicSolver(layout).solve_at(loads, 20, MosaicOptions(cross=True)) is not None
+
+
+def test_the_largest_loads_and_speeds_stay_in_range():
+    layout = EPLayout(4, 4, 2)
+    loads = np.array([2**30, 2**29, 2**28, 0])
+    speeds = np.array([2**-10, 1, 1, 16])
+    found = MosaicSolver(layout, speeds).solve(loads)
+    load = plan_of(layout, loads, found).rank_loads
+    mean = loads.sum() / speeds.sum()
+    assert (load / speeds).max() <= 2 * mean  # it was 37,000 x where products wrapped

@@ -88,3 +88,10 @@ def test_remote_fraction_counts_what_leaves_its_rank():
     assert us.plan(np.array([[0, 5], [5, 0]]), layout).remote_fraction == 1.0
     assert us.plan(np.array([10, 10]), layout).remote_fraction == 0.5  # source unknown: even
     assert us.plan(np.array([0, 0]), layout).remote_fraction == 0.0
+
+
+def test_an_expert_without_an_instance_is_found(plan):
+    offsets = plan.offsets.copy()
+    offsets[-1] = offsets[-2]
+    with pytest.raises(PlanError, match="no instance"):
+        replace(plan, offsets=offsets).validate()

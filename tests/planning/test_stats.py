@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 
 import ultraep_sim as us
-from ultraep_sim.planning import StatsBuilder
+from ultraep_sim.planning import EPLayout, Plan, StatsBuilder
 
 from .strategies import problems
 
@@ -54,3 +54,18 @@ def test_counts_agree_with_the_plan(policy, problem):
         )
         assert stats.tiles[n].tolist() == tiles.tolist()
         assert stats.instances[n].sum() == active.sum()
+
+
+def test_two_instances_on_a_rank_do_not_use_the_same_tokens():
+    """A plan with moved mains may double an expert on a rank: its own tokens stay once."""
+    layout = EPLayout(2, 2, 1)
+    loads = np.array([[6, 0], [4, 2]])
+    plan = Plan(
+        layout, loads, np.array([0, 2, 3]), np.array([0, 0, 1], np.int32),
+        np.array([-1, 0, -1], np.int32), np.array([5, 5, 2]), moves_mains=True,
+    )  # fmt: skip
+    plan.validate(loads)
+    builder = StatsBuilder(1, 2, 128)
+    builder.add(plan)
+    assert builder.stats.near_sent[0].tolist() == [0, 4]
+    assert builder.stats.near_received[0].tolist() == [4, 0]

@@ -230,3 +230,50 @@ class TestHindsight:
 
         us.plan(self.loads, self.layout, policy=Spy(self.layout))
         assert seen == [(None, None, 0)]
+
+
+class TestPolicyObjects:
+    def test_one_made_for_the_layout_plans(self):
+        layout = EPLayout(4, 8, 1)
+        loads = np.arange(8) ** 2
+        made = us.plan(loads, layout, policy=get_policy("ultraep", layout, target=1.2))
+        assert signature(made) == signature(us.plan(loads, layout, target=1.2))
+
+    def test_one_that_took_more_slots_plans(self):
+        layout = EPLayout(4, 8, 1)
+        us.plan(np.arange(8), layout, policy=get_policy("moonep", layout)).validate()
+
+    @pytest.mark.parametrize("other", [EPLayout(4, 8, 0), EPLayout(2, 8, 1), EPLayout(4, 8, 1, 2)])
+    def test_one_made_for_another_layout_is_refused(self, other):
+        with pytest.raises(PolicyError, match="another layout"):
+            us.plan(np.arange(8), EPLayout(4, 8, 1), policy=get_policy("ultraep", other))
+
+    def test_options_beside_an_object_are_refused(self):
+        layout = EPLayout(4, 8, 1)
+        with pytest.raises(PolicyError, match="no options"):
+            us.plan(np.arange(8), layout, policy=get_policy("ultraep", layout), target=3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("eplb", {"window_steps": 0}),
+        ("lplb", {"window_steps": 0}),
+        ("ultraep", {"min_quota": 2.5}),
+        ("mosaic", {"tile_rows": 1.9}),
+        ("mosaic", {"tile_rows": True}),
+    ],
+)
+def test_options_are_not_truncated_or_swallowed(name, options):
+    with pytest.raises(PolicyError):
+        get_policy(name, EPLayout(4, 8, 1), **options)
+
+
+def test_with_speeds_mosaic_does_not_promise_what_it_cannot_keep():
+    layout = EPLayout(2, 4, 1)
+    uneven = get_policy("mosaic", layout, speeds=[1, 4])
+    plan = us.plan(np.full(4, 50), layout, policy=uneven)
+    assert plan.rank_loads.max() > plan.rank_loads_before.max()
+    assert not uneven.never_worse
+    assert plan.tau is None
+    assert get_policy("mosaic", layout, speeds=[1, 1]).never_worse

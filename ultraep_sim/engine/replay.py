@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import PolicyError
 from ..planning import LoadStats, StatsBuilder
 from ..policies import Policy, PolicyState
 from ..trace import Record
@@ -63,7 +64,7 @@ class PolicyReplay:
         self.builder = StatsBuilder(capacity, policy.layout.num_ranks, tile_rows)
         self.warm = np.zeros(capacity, np.bool_)
         self._states: dict[int, PolicyState] = {}
-        self._below: tuple[int, int, NDArray[np.int64]] | None = None
+        self._below: tuple[tuple[int, int, int], NDArray[np.int64]] | None = None
 
     def add(self, record: Record, loads: NDArray[np.int64], step_every: int) -> None:
         """Plan one record and book its counts."""
@@ -72,7 +73,8 @@ class PolicyReplay:
         self.warm[len(self.builder)] = state.warm
         self.builder.add(plan, state.moved)
         state.previous = loads.sum(axis=0)
-        self._below = (record.step, record.micro_batch, state.previous)
+        above = (record.step, record.micro_batch, record.layer + 1)
+        self._below = (above, state.previous)
         if self.policy.cadence_steps is not None:
             state.history.add(record.step, state.previous)
 
@@ -84,8 +86,8 @@ class PolicyReplay:
             self._states[record.layer] = state
         state.step, state.micro_batch = record.step, record.micro_batch
         state.moved = None
-        same = self._below is not None and self._below[:2] == (record.step, record.micro_batch)
-        state.layer_before = self._below[2] if same and self._below else None
+        here = (record.step, record.micro_batch, record.layer)
+        state.layer_before = self._below[1] if self._below and self._below[0] == here else None
         return state
 
 
@@ -116,7 +118,13 @@ def replay(
     -------
     int
         Records replayed.
+
+    Raises
+    ------
+    PolicyError
+        If a policy lives on history and the trace left steps out.
     """
+    _refuse_gaps(replays, step_every)
     layout = replays[0].policy.layout
     keys: list[tuple[int, int, int]] = []
     before: list[float] = []
@@ -151,3 +159,19 @@ def replay(
     if keys:
         flush()
     return count
+
+
+def _refuse_gaps(replays: Sequence[PolicyReplay], step_every: int) -> None:
+    """Refuse a policy that lives on history where the trace left steps out.
+
+    It would place on a staler, thinner history than it asks for, and look worse than it is.
+    """
+    for item in replays:
+        if step_every > 1 and not item.policy.exact:
+            raise PolicyError(
+                f"{item.policy.name} needs every global batch, but the trace has one in "
+                f"{step_every}",
+                place=f"policy {item.label.strip(chr(0))}",
+                value=f"step_every {step_every}",
+                remedy="leave it out, or replay a trace without sampling",
+            )

@@ -103,10 +103,10 @@ def fit(  # type: ignore[no-untyped-def]
                 break
             expert = expert_order[i]
             part = min(need, loads[expert] - 1)  # the main keeps one token
-            others -= loads[expert] - 1
+            others -= max(loads[expert] - 1, 0)
             part -= part % tile
             if part <= 0:
-                break  # the experts that follow are no larger
+                continue  # empty, or (when crossing) drained before
             before = count
             spare = min(part, others - (need - part)) if part < need else 0
             n, count = _cover(expert, part, spare, sinks, n, free, out, count)

@@ -17,6 +17,15 @@ from .quota import DYNAMIC_FLOOR, NO_FLOOR, greedy_oracle, order_by_load
 SPEED_ONE = 1 << 16
 """What a speed of 1.0 is in the integers that kernels take."""
 
+_MAX_LOAD = (1 << 31) - 1
+_MAX_TAU = 1 << 42  # times the largest speed, 16, this still fits int64
+
+
+@njit(cache=True)
+def capacity(tau, speed):  # type: ignore[no-untyped-def]
+    """Return what a rank of this speed may carry at ``tau``; no rank can carry 2^31 tokens."""
+    return min(min(tau, _MAX_TAU) * speed >> 16, _MAX_LOAD)
+
 
 @njit(cache=True)
 def allocate(ranks, experts, slots):  # type: ignore[no-untyped-def]
@@ -51,9 +60,11 @@ def probe(loads, tau, starts, problem, numbers, work):  # type: ignore[no-untype
     rank_load, cap = work[0][0], work[0][1]
     ranks = rank_load.shape[0]
     for r in range(ranks):
-        cap[r] = tau * speeds[r] >> 16
+        cap[r] = capacity(tau, speeds[r])
     if numbers[2] and domain < ranks:
-        return _cross(loads, problem, work)
+        count = _cross(loads, problem, work)
+        if count >= 0:
+            return count  # else one domain by one may still do, by a chain or the greedy
     count = 0
     for begin in range(0, ranks, domain):
         end = min(begin + domain, ranks)

@@ -29,13 +29,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import PolicyError
 from .layout import EPLayout
-from .mosaic_probe import SPEED_ONE, allocate, probe, views
+from .mosaic_probe import SPEED_ONE, allocate, capacity, probe, views
 from .quota import QuotaOptions, Solution
 from .tighten import tighten
 
 Effort = Literal["fast", "thorough"]
 
 PROBES = 7
+MIN_SPEED, MAX_SPEED = 2**-10, 16.0  # keeps every product of a load and a speed in int64
 # Shuffled passes at the final threshold, at a threshold that is only probed, and how fine the
 # search ends (mean / resolution).
 EFFORTS: dict[str, tuple[int, int, int]] = {"fast": (0, 0, 1024), "thorough": (14, 3, 4096)}
@@ -75,7 +76,11 @@ class MosaicOptions:
             raise PolicyError(
                 "unknown effort", place="effort", value=self.effort, remedy="fast or thorough"
             )
-        if self.tile_rows < 1:
+        if (
+            isinstance(self.tile_rows, bool)
+            or not isinstance(self.tile_rows, int)
+            or self.tile_rows < 1
+        ):
             raise PolicyError(
                 "not a positive whole number", place="tile_rows", value=self.tile_rows
             )
@@ -115,7 +120,7 @@ class MosaicSolver:
     def __init__(self, layout: EPLayout, speeds: ArrayLike | None = None) -> None:
         self.layout = layout
         self.speeds = _check_speeds(speeds, layout.num_ranks)
-        self._uniform = bool((self.speeds == SPEED_ONE).all())
+        self.uniform = bool((self.speeds == SPEED_ONE).all())
         by_home = np.argsort(layout.home, kind="stable").astype(np.int32)
         start = np.concatenate(([0], np.cumsum(layout.mains_per_rank))).astype(np.int64)
         self._problem = (
@@ -139,7 +144,7 @@ class MosaicSolver:
         numbers = (options or MosaicOptions()).numbers
         tau, n = _solve(loads, self._problem, numbers, self._memory)
         found = self._solution(tau, n)
-        searchable = self._uniform and n > 0
+        searchable = self.uniform and n > 0
         if searchable and options is not None and options.tight and not options.cross:
             return tighten(loads, self.layout, found)
         return found
@@ -211,10 +216,15 @@ def _check_speeds(speeds: ArrayLike | None, ranks: int) -> NDArray[np.int64]:
             value=array.tolist() if array.size < 9 else array.shape,
             remedy=f"give {ranks} numbers, 1.0 for a normal rank",
         )
-    scaled = np.maximum(np.rint(array * SPEED_ONE), 1).astype(np.int64)
-    if int(scaled.max()) > 16 * SPEED_ONE:
-        raise PolicyError("a speed above 16", place="speeds", value=float(array.max()))
-    return scaled
+    low, high = float(array.min()), float(array.max())
+    if low < MIN_SPEED or high > MAX_SPEED:
+        raise PolicyError(
+            "a speed is out of range",
+            place="speeds",
+            value=low if low < MIN_SPEED else high,
+            remedy=f"give {MIN_SPEED:g} to {MAX_SPEED:g}, 1.0 for a normal rank",
+        )
+    return np.rint(array * SPEED_ONE).astype(np.int64)
 
 
 @njit(cache=True, parallel=True)
@@ -311,7 +321,7 @@ def _sort_experts(loads, tau, problem, work):  # type: ignore[no-untyped-def]
     by_home, start, speeds = problem[0], problem[1], problem[2]
     keys, expert_order = work[1], work[2][1]
     for r in range(speeds.shape[0]):
-        if work[0][0][r] > tau * speeds[r] >> 16:
+        if work[0][0][r] > capacity(tau, speeds[r]):
             for i in range(start[r], start[r + 1]):
                 keys[i] = (-loads[by_home[i]] << 16) | by_home[i]
             keys[start[r] : start[r + 1]].sort()

@@ -157,6 +157,8 @@ class Plan:
             Naming the invariant (conservation, slots, duplicates, homes, domains) and the place.
         """
         asked = self.loads if loads is None else np.atleast_2d(np.asarray(loads))
+        if np.any(np.diff(self.offsets) < 1):
+            raise PlanError("invariant 2: an expert has no instance")
         self._check_conservation(asked)
         self._check_hosts()
 
@@ -184,8 +186,6 @@ class Plan:
         layout = self.layout
         if np.any((self.rank < 0) | (self.rank >= layout.num_ranks)):
             raise PlanError("invariant 2: an instance is on no rank of the group")
-        if np.any(np.diff(self.offsets) < 1):
-            raise PlanError("invariant 2: an expert has no instance")
         mains = self.offsets[:-1]
         if np.any(self.slot[mains] >= 0) or self.num_replicas != int(self.is_replica.sum()):
             raise PlanError("invariant 2: the first instance of every expert is its main")

@@ -69,8 +69,11 @@ class QuotaOptions:
                 value=self.target,
                 remedy=f"give max/mean rank load to aim at, 1.0 to {MAX_TARGET:g}",
             )
-        if self.min_quota < 0:
-            raise PolicyError("min_quota is negative", place="min_quota", value=self.min_quota)
+        whole = isinstance(self.min_quota, int) and not isinstance(self.min_quota, bool)
+        if not whole or self.min_quota < 0:
+            raise PolicyError(
+                "not a whole number from 0 up", place="min_quota", value=self.min_quota
+            )
 
     @property
     def target_scaled(self) -> int:

@@ -175,7 +175,11 @@ def _one_domain(loads, offsets, rank, quota, locality, sent, received):  # type:
         for i in range(begin, end):
             r = rank[i]
             if locality or end - begin == 1:
-                own = min(loads[r, e], quota[i])
+                wanted = loads[r, e]
+                for j in range(begin, i):  # an earlier instance on the same rank came first
+                    if rank[j] == r:
+                        wanted -= min(wanted, quota[j])
+                own = min(wanted, quota[i])
             else:
                 own = loads[r, e] * quota[i] // load if load > 0 else 0
             sent[r] -= own

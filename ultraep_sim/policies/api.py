@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import ArrayLike
 
+from ..errors import PolicyError
 from ..planning import EPLayout, Plan, check_loads
 from .base import Policy
 from .registry import get_policy
@@ -50,7 +52,10 @@ def plan(
     Plan by ultraep: imbalance 2.667 -> 1.033, 3 replicas, max fan-out 3
     """
     matrix = check_loads(loads, layout)
-    chosen = get_policy(policy, layout, **options) if isinstance(policy, str) else policy
+    if isinstance(policy, str):
+        chosen = get_policy(policy, layout, **options)
+    else:
+        chosen = _bound(policy, layout, options)
     state = chosen.new_state()
     if not chosen.exact:
         state.previous = state.layer_before = matrix.sum(axis=0)
@@ -58,3 +63,18 @@ def plan(
         state.history.add(-1, matrix.sum(axis=0))
         state.since = -chosen.cadence_steps
     return chosen.plan(matrix, state)
+
+
+def _bound(policy: Policy, layout: EPLayout, options: dict[str, Any]) -> Policy:
+    """Check a policy object: made for this layout (it may have taken more slots), no options."""
+    if options:
+        raise PolicyError(
+            "a policy object takes no options any more", place=next(iter(options)),
+            remedy="give them when you make it, or name the policy",
+        )  # fmt: skip
+    own = replace(policy.layout, slots_per_rank=layout.slots_per_rank)
+    if own != layout or policy.layout.slots_per_rank < layout.slots_per_rank:
+        raise PolicyError(
+            "the policy object was made for another layout", place="policy", value=policy.layout
+        )
+    return policy

@@ -204,7 +204,7 @@ class Policy(ABC):
     acts: ClassVar[str]
     costs: ClassVar[str]
     exact: ClassVar[bool] = True
-    never_worse: ClassVar[bool] = False
+    never_worse: bool = False  # an option may change it
     moves_mains: ClassVar[bool] = False
     may_cross: bool = False  # an option may change it
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ..errors import PolicyError
 from ..planning import EPLayout, Plan
 from ..planning.assemble import even_quotas
-from .base import DecisionPrice, Policy, PolicyState, Transport, nothing, positive
+from .base import DecisionPrice, PolicyState, Transport, nothing, positive
+from .history import HistoryPolicy
 from .replication import pack, rebalance, replicate
 
 
@@ -26,7 +27,7 @@ class Placement(NamedTuple):
     slot: NDArray[np.int32]
 
 
-class EPLB(Policy):
+class EPLB(HistoryPolicy):
     """DeepSeek's expert-parallel load balancer on the mean of a past window.
 
     Every rank holds ceil(experts / ranks) + slots instances, and mains move. Before there is
@@ -58,7 +59,6 @@ class EPLB(Policy):
     sees = "the mean load of the last window of global batches"
     acts = "every cadence_steps global batches; splits evenly in between"
     costs = "weights that move at a re-plan; the decision itself is off the critical path"
-    exact = False
     moves_mains = True
     may_cross = True
 
@@ -72,9 +72,7 @@ class EPLB(Policy):
         num_groups: int = 1,
         num_nodes: int = 1,
     ) -> None:
-        super().__init__(layout)
-        self._cadence = positive("cadence_steps", cadence_steps)
-        self._window = positive("window_steps", window_steps or cadence_steps)
+        super().__init__(layout, cadence_steps, window_steps)
         if migration not in ("migrate", "free"):
             raise PolicyError(
                 "unknown migration", place="migration", value=migration,
@@ -90,27 +88,16 @@ class EPLB(Policy):
             return place_globally(self.layout, weights)
         return place_hierarchically(self.layout, weights, self._groups, self._nodes)
 
-    @property
-    def cadence_steps(self) -> int:
-        """Global batches between two placements."""
-        return self._cadence
-
-    @property
-    def window_steps(self) -> int:
-        """Global batches the mean is taken over."""
-        return self._window
-
     def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
         """Split the loads evenly over the placement the history gave."""
         if state.placement is None:
             state.placement = (at_home(self.layout), state.since)
         placement, placed_at = state.placement
-        window = state.history.window(state.step, self._window)
-        if window and state.step - placed_at >= self._cadence:
-            old, placement = placement, self._place(np.sum(window, axis=0))
+        weights = self.renewal(state, placed_at)
+        if weights is not None:
+            old, placement = placement, self._place(weights)
             state.placement = (placement, state.step)
             state.moved = received(self.layout, old, placement)
-            state.warm = True
         return Plan(
             self.layout, loads, placement.offsets, placement.rank, placement.slot,
             even_quotas(loads.sum(axis=0), placement.offsets),

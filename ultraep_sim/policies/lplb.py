@@ -20,8 +20,9 @@ from ..errors import PolicyError
 from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan
 from ..planning.splitting import split_min_max
-from .base import EXCHANGE, REROUTE, DecisionPrice, Policy, PolicyState, nothing, positive
+from .base import EXCHANGE, REROUTE, DecisionPrice, PolicyState, nothing
 from .eplb import Placement, number_slots, received
+from .history import HistoryPolicy
 from .replication import pack
 
 SOLVE = Quantity(
@@ -31,7 +32,7 @@ MAX_DEGREE = 4
 CUBE, HYPERCUBE = 8, 16
 
 
-class LPLB(Policy):
+class LPLB(HistoryPolicy):
     """Two instances of each rank's hottest experts, split by a linear program.
 
     The placement comes from history and is renewed at a cadence; before there is history the mains
@@ -56,7 +57,6 @@ class LPLB(Policy):
     sees = "the mean load of the last window to place; the exact loads to split"
     acts = "places every cadence_steps global batches; splits every layer, every micro-batch"
     costs = "count exchange and the linear program every time; weights that move at a re-plan"
-    exact = False
     moves_mains = True
     may_cross = True
 
@@ -69,9 +69,7 @@ class LPLB(Policy):
         order: str = "eplb",
         migration: str = "migrate",
     ) -> None:
-        super().__init__(layout)
-        self._cadence = positive("cadence_steps", cadence_steps)
-        self._window = positive("window_steps", window_steps or cadence_steps)
+        super().__init__(layout, cadence_steps, window_steps)
         for name, value, known in (
             ("order", order, ("eplb", "home")),
             ("migration", migration, ("migrate", "free")),
@@ -84,28 +82,17 @@ class LPLB(Policy):
         self._free = migration == "free"
         self._targets, self._bounds = copy_graph(layout)
 
-    @property
-    def cadence_steps(self) -> int:
-        """Global batches between two placements."""
-        return self._cadence
-
-    @property
-    def window_steps(self) -> int:
-        """Global batches the mean is taken over."""
-        return self._window
-
     def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
         """Split the exact loads over the two instances of every copied expert."""
         if state.placement is None:
             nobody = np.zeros(self.layout.num_experts, np.int64)
             state.placement = (self._place(nobody, self.layout.home), state.since)
         placement, placed_at = state.placement
-        window = state.history.window(state.step, self._window)
-        if window and state.step - placed_at >= self._cadence:
-            old, placement = placement, self._renew(np.sum(window, axis=0))
+        weights = self.renewal(state, placed_at)
+        if weights is not None:
+            old, placement = placement, self._renew(weights)
             state.placement = (placement, state.step)
             state.moved = received(self.layout, old, placement)
-            state.warm = True
         begin = time.perf_counter_ns()
         split = split_min_max(loads.sum(axis=0), placement.offsets, placement.rank, self._bounds)
         elapsed_us = (time.perf_counter_ns() - begin) / 1e3

@@ -76,6 +76,8 @@ class Mosaic(Policy):
         self._crosses, self._objective, self._cost = cross, objective, cost
         self.effort = effort
         self.may_cross = cross != "never"
+        # With speeds it balances times, not tokens: a fast rank may get more than the hottest had.
+        self.never_worse = self._solver.uniform
 
     def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
         """Solve for the exact loads."""
@@ -85,7 +87,8 @@ class Mosaic(Policy):
         elapsed_us = (time.perf_counter_ns() - begin) / 1e3
         return plan_from_replicas(
             self.layout, loads, solution.expert, solution.rank, solution.quota,
-            policy=self.name, tau=solution.tau, may_cross=crossed, solve_us=elapsed_us,
+            policy=self.name, tau=solution.tau if self._solver.uniform else None,
+            may_cross=crossed, solve_us=elapsed_us,
         )  # fmt: skip
 
     def _solve(self, total: NDArray[np.int64]) -> tuple[Solution, bool]:
