@@ -41,6 +41,7 @@ def policies(
             for key, text in (
                 ("never_worse", "never worse than none"),
                 ("moves_mains", "moves main experts"),
+                ("may_cross", "may leave the scale-up domain of the home"),
             )
             if row[key]
         ]
@@ -67,6 +68,7 @@ def policy_rows() -> list[dict[str, Any]]:
                 "exact": cls.exact,
                 "never_worse": cls.never_worse,
                 "moves_mains": cls.moves_mains,
+                "may_cross": cls.may_cross,
                 "options": {
                     parameter.name: parameter.default
                     for parameter in inspect.signature(cls).parameters.values()

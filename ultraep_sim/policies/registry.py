@@ -90,7 +90,10 @@ def get_policy(name: str, layout: EPLayout, **options: Any) -> Policy:
     name = ALIASES.get(name, name)
     if name not in policies:
         raise PolicyError(
-            "unknown policy", place="policy", value=name, remedy=_suggest(name, policies)
+            "unknown policy",
+            place="policy",
+            value=name,
+            remedy=_suggest(name, [*policies, *ALIASES]),
         )
     cls = policies[name]
     known = _options(cls)
