@@ -97,7 +97,11 @@ def main(argv: list[str] | None = None) -> int:
     verbs.add_parser("cards", help="write the cards of the traces that are there")
     verbs.add_parser("check", help="retrain the first steps and compare")
     arguments = parser.parse_args(argv)
-    single_threaded()
+    with single_threaded():
+        return run_verb(arguments)
+
+
+def run_verb(arguments: argparse.Namespace) -> int:
     if arguments.verb == "train":
         train(
             RUNS[arguments.run],

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,26 @@ class TrainConfig:
         return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
-def single_threaded() -> None:
-    """Make torch sum in one fixed order: one thread, denormals as zero."""
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Make torch sum in one fixed order inside a block: one thread, denormals as zero.
+
+    Both are settings of the whole process, which others in it (numpy among them) would feel, so
+    the block's end puts back what was there.
+    """
+    threads, flushing = torch.get_num_threads(), _flushes_denormals()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushing)
+        torch.set_num_threads(threads)
+
+
+def _flushes_denormals() -> bool:
+    """Tell whether denormals count as zero now; torch can set this, but not say it."""
+    return bool((torch.tensor(1e-310, dtype=torch.float64) * 1 == 0).item())
 
 
 class Batches:
@@ -199,6 +216,7 @@ class Trainer:
         self.step = self.recorder.step = state["step"]
 
 
+@single_threaded()
 def train(
     config: TrainConfig,
     batches: BatchSource,

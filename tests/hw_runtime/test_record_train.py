@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,8 +58,31 @@ def quiet(_line: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    single_threaded()
+def one_thread() -> Iterator[None]:
+    with single_threaded():
+        yield
+
+
+@pytest.mark.parametrize("flushing", [False, True])
+def test_what_is_set_for_training_is_put_back(flushing: bool, tmp_path: Path) -> None:
+    def flushes() -> bool:
+        # numpy feels torch's setting: it belongs to the thread of the processor.
+        return bool(np.float64(1e-310) * np.float64(1) == 0)
+
+    seen = []
+
+    def source(step: int, micro_batch: int) -> np.ndarray:
+        seen.append((torch.get_num_threads(), flushes()))
+        return batches()(step, micro_batch)
+
+    torch.set_num_threads(2)
+    torch.set_flush_denormal(flushing)
+    train(CONFIG, source, tmp_path, log=quiet)
+    assert set(seen) == {(1, True)}
+    assert (torch.get_num_threads(), flushes()) == (2, flushing)
+    with pytest.raises(KeyError), single_threaded():
+        raise KeyError
+    assert (torch.get_num_threads(), flushes()) == (2, flushing)
 
 
 @pytest.mark.parametrize("balance", ["aux", "bias"])

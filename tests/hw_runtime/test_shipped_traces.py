@@ -112,10 +112,10 @@ def test_the_shipped_bytes_are_those_the_sources_saw(run: str) -> None:
 
 def test_a_step_of_the_model_agrees_with_the_trace() -> None:
     # The whole check (`make trace-check`) takes a minute; its first step takes a second.
-    make_traces.single_threaded()
     config = make_traces.RUNS["train-aux"]
     batches = make_traces.shipped_batches(TRACES / "first-steps.npz")
-    assert make_traces.check(config, batches, TRACES / "train-aux.parquet", 1)
+    with make_traces.single_threaded():
+        assert make_traces.check(config, batches, TRACES / "train-aux.parquet", 1)
 
 
 def test_the_routers_learned_and_the_domains_differ() -> None:
