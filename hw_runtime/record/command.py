@@ -1,18 +1,19 @@
-"""``python -m hw_runtime record hf|tiny``: make a trace from a model and some text."""
+"""``python -m hw_runtime record hf|tiny``: make a trace from a model and some text.
+
+torch is imported by what runs, not by this module, so that the help comes without it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from hw_runtime.record.recorder import RouterRecorder, require_pyarrow
-from hw_runtime.record.routers import RecordError
-from hw_runtime.record.sources import Sources
+from hw_runtime.record.errors import RecordError
 
 HELP = "record the routing of a mixture-of-experts model as a trace"
 
@@ -86,12 +87,37 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name, None)
         if value is not None and value < 1:
             raise RecordError("must be at least 1", place=_option(name), value=value)
-    if not arguments.out.parent.is_dir():
-        raise RecordError("the directory does not exist", file=arguments.out.parent, place="--out")
+    _check_out(arguments.out)
+    _require_torch()
+    from hw_runtime.record.recorder import require_pyarrow
+
     require_pyarrow(arguments.out)
     arguments.record(arguments)
     print(f"wrote {arguments.out}", file=sys.stderr)
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a file that cannot be written before the model runs, not after."""
+    if not out.parent.is_dir():
+        raise RecordError("the directory does not exist", file=out.parent, place="--out")
+    if out.is_dir():
+        raise RecordError(
+            "is a directory, not a file", file=out, place="--out",
+            remedy=f"name the trace, such as {out / 'trace.parquet'}",
+        )  # fmt: skip
+    if not os.access(out.parent, os.W_OK):
+        raise RecordError("the directory is not writable", file=out.parent, place="--out")
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401 - only whether it is there
+    except ImportError as missing:
+        raise RecordError(
+            f"recording needs torch, which cannot be imported ({missing})",
+            remedy="pip install -e '.[hw]'",
+        ) from None
 
 
 def read_text(path: Path) -> bytes:
@@ -109,6 +135,11 @@ def read_text(path: Path) -> bytes:
 
 
 def _record_hf(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from hw_runtime.record.recorder import RouterRecorder
+    from hw_runtime.record.sources import Sources
+
     text = b"\n\n".join(read_text(path) for path in arguments.text)
     model = _load_model(arguments)
     ids = _token_ids(arguments, model, text)
@@ -151,6 +182,8 @@ def _record_hf(arguments: argparse.Namespace) -> None:
 
 
 def _load_model(arguments: argparse.Namespace) -> Any:
+    import torch
+
     if not (arguments.model / "config.json").is_file():
         raise RecordError(
             "no config.json here", file=arguments.model, remedy="give a local model directory"
@@ -232,10 +265,9 @@ def _record_tiny(arguments: argparse.Namespace) -> None:
         warmup=min(200, arguments.steps),
         seed=arguments.seed,
     )
-    single_threaded()
     batches = Batches(texts, config.sequences, shape.sequence, arguments.seed)
-    trainer = Trainer(config, batches)
-    with _tiny_writer(arguments, config) as writer:
+    with single_threaded(), _tiny_writer(arguments, config) as writer:
+        trainer = Trainer(config, batches)
         for step, counts, loss in trainer:
             print(f"step {step} loss {loss:.4f}", file=sys.stderr)
             for micro_batch, layers in enumerate(counts):

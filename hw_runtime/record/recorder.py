@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hw_runtime.record.routers import RecordError, Router, find_routers
+from hw_runtime.record.errors import RecordError
+from hw_runtime.record.routers import Router, find_routers
 from hw_runtime.record.sources import Sources, token_mask
 
 _INPUT_NAMES = ("input_ids", "inputs_embeds", "tokens", "hidden_states")

@@ -20,14 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ultraep_sim.errors import InputError
+from hw_runtime.record.errors import RecordError
 
 _ROUTER_CLASS = re.compile(r"router|gate", re.IGNORECASE)
 _LINEAR_GATE_BLOCKS = re.compile(r"^(Mixtral|Qwen2Moe|Qwen3Moe|Olmoe)SparseMoeBlock$")
-
-
-class RecordError(InputError):
-    """A model or batch whose routing cannot be recorded."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hw_runtime.record.routers import RecordError
+from hw_runtime.record.errors import RecordError
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ def test_hf_records_the_prefill_of_a_local_directory(tmp_path: Path, text: Path,
         (["tiny", "--text", "{empty}", "--out", "{out}"], "the file is empty"),
         (["tiny", "--text", "{short}", "--out", "{out}"], "the text is too short"),
         (["tiny", "--text", "{text}", "--out", "{no}/t.parquet"], "does not exist"),
+        (["tiny", "--text", "{text}", "--out", "{broken}", *TINY], "--out: is a directory"),
+        (["tiny", "--text", "{text}", "--out", "", *TINY], "--out: is a directory"),
         (["tiny", "--text", "{text}", "--out", "{out}", "--steps", "0"], "--steps: must be"),
         (
             ["tiny", "--text", "{text}", "--out", "{out}", "--experts", "4", "--top-k", "5"],
@@ -145,7 +147,9 @@ def test_bad_input_is_one_line_and_exit_2(
         transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "d")
         capsys.readouterr()
     assert main(["record", *(a.format(**named) for a in arguments)]) == 2
-    errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    lines = capsys.readouterr().err.splitlines()
+    assert not [line for line in lines if line.startswith("step ")], "refused before training"
+    errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1
     assert problem in errors[0]
     assert not (tmp_path / "t.parquet").exists()
@@ -177,6 +181,49 @@ import hw_runtime.record.train
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from hw_runtime.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [["record"], ["record", "hf"], ["record", "tiny"]])
+def test_help_needs_no_torch(asked: list[str]) -> None:
+    done = without_torch(*asked, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("kind", [["tiny"], ["hf", "no-such-model"]])
+def test_recording_without_torch_says_how_to_get_it(
+    kind: list[str], tmp_path: Path, text: Path
+) -> None:
+    out = tmp_path / "t.parquet"
+    done = without_torch("record", *kind, "--text", str(text), "--out", str(out))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: recording needs torch")
+    assert done.stderr.count("\n") == 1
+    assert "pip install -e '.[hw]'" in done.stderr
+    assert not out.exists()
+
+
+def test_recording_puts_back_what_training_sets(tmp_path: Path, text: Path) -> None:
+    before = torch.get_num_threads(), np.float64(1e-310) * np.float64(1)
+    out = tmp_path / "t.parquet"
+    assert main(["record", "tiny", "--text", str(text), "--out", str(out), *TINY]) == 0
+    assert (torch.get_num_threads(), np.float64(1e-310) * np.float64(1)) == before
+    assert before[1] > 0, "another test left denormals off"
 
 
 def test_no_verb_is_imported_before_it_is_asked_for(monkeypatch, capsys) -> None:
