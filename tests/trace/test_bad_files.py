@@ -1,7 +1,10 @@
 """Every way a file can be wrong: one line that names file, place, value and remedy."""
 
+import errno
 import json
+import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +35,38 @@ def path(tmp_path):
 
 def test_no_such_file(path):
     refused(path, "there is no such file", at_load=True)
+
+
+def test_not_a_regular_file(path):
+    os.mkfifo(path)
+    refused(path, "is not a regular file", at_load=True)
+    refused("/dev/null", "is not a regular file", at_load=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.EACCES, "cannot be read (Permission denied); check its permissions"),
+        (errno.EIO, "cannot be read (Input/output error); check the path and the disk"),
+    ],
+)
+def test_what_the_system_refuses_is_not_called_damaged(path, number, says, monkeypatch):
+    toy_trace().write(path)
+
+    def refuse(*_arguments, **_options):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    text = refused(path, says, at_load=True)
+    assert "damaged" not in text
+    assert "record it again" not in text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission(path):
+    toy_trace().write(path)
+    path.chmod(0)
+    refused(path, "cannot be read (Permission denied); check its permissions", at_load=True)
 
 
 def test_a_folder(tmp_path):

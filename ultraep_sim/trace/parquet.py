@@ -12,6 +12,7 @@ wrote lack the latter and are read all the same.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import zlib
@@ -73,6 +74,7 @@ class ParquetSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         with _one_line(path):
+            _check_kind(path)
             self._footer = read_footer(path)
         self._keys: NDArray[np.int32] | None = None
         self._digest: str | None = None
@@ -389,6 +391,29 @@ def _refuse_counts(
     raise TraceError(problem, file=path, place=place, value=value, remedy=_DAMAGED)
 
 
+def _check_kind(path: Path) -> None:
+    """Refuse devices, pipes and sockets, which are there but cannot be sought in."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise TraceError(
+            "is not a regular file",
+            file=path,
+            remedy="give a .parquet file; a stream must be written to one first",
+        )
+
+
+# What damaged contents can make the system say, such as a seek to before the file's start.
+_FROM_CONTENTS = {errno.EINVAL, errno.EOVERFLOW, errno.ENOMEM, errno.EFBIG}
+
+
+def _system_refusal(error: Exception) -> str | None:
+    """Return what to do where the system, not the file's contents, stops a reader."""
+    if not isinstance(error, OSError) or error.errno in _FROM_CONTENTS | {None}:
+        return None  # pyarrow raises OSError without a number for damaged contents
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "check its permissions"
+    return "check the path and the disk"
+
+
 @contextmanager
 def _one_line(path: Path, verb: str = "read") -> Iterator[None]:
     """Turn what pyarrow and the system raise into one line about the file."""
@@ -398,6 +423,9 @@ def _one_line(path: Path, verb: str = "read") -> Iterator[None]:
         raise
     # pyarrow's errors derive from these; a damaged header can also ask for absurd memory.
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MemoryError) as error:
+        if verb == "read" and (todo := _system_refusal(error)):
+            reason = getattr(error, "strerror", None) or str(error)
+            raise TraceError(f"cannot be read ({reason})", file=path, remedy=todo) from None
         # Keep the reason, not the place in Arrow's sources that follows it.
         reason = " ".join(str(error).split("Detail:")[0].split()) or type(error).__name__
         remedy = _DAMAGED if verb == "read" else "check the folder, its permissions and the disk"
