@@ -38,7 +38,7 @@ def test_info_takes_ep_sizes(trace, invoke):
 
 
 def test_a_heat_map_is_drawn_and_json_stays_alone(trace, invoke, tmp_path):
-    file = tmp_path / "new" / "heat.png"
+    file = tmp_path / "heat.png"
     answer = invoke("trace", "info", trace, "--plot", file, "--json")
     json.loads(answer.out)
     assert file.read_bytes().startswith(b"\x89PNG")
@@ -55,5 +55,28 @@ def test_bad_traces_and_options_are_one_line(trace, invoke, tmp_path):
     assert_one_line_error(invoke("trace", "info", tmp_path), str(tmp_path))
     answer = invoke("trace", "info", trace, "--plot", tmp_path / "x.jpg")
     assert_one_line_error(answer, "--plot", "x.jpg", "x.png")
-    assert_one_line_error(invoke("trace", "info", trace, "--ep", 0), "0")
+    for size in (0, -1, 33):
+        answer = invoke("trace", "info", trace, "--ep", 8, "--ep", size)
+        assert_one_line_error(
+            answer, trace.name, "--ep: no such EP size", f"(got {size})", "1 to 32"
+        )
     assert_one_line_error(invoke("trace", "info", trace, "--ep", "x"), "--ep", "'x'")
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_heat_map_needs_a_file_name(name, trace, invoke):
+    answer = invoke("trace", "info", trace, "--plot", name)
+    assert_one_line_error(answer, "--plot: a heat map needs a file name", "heat.png")
+
+
+def test_no_folder_is_made_for_a_heat_map(trace, invoke, tmp_path):
+    answer = invoke("trace", "info", trace, "--plot", tmp_path / "new" / "heat.png")
+    assert_one_line_error(answer, "--plot", f"there is no folder {tmp_path / 'new'}")
+    assert not (tmp_path / "new").exists()
+
+
+def test_fewer_experts_than_the_usual_ep_sizes(invoke, tmp_path):
+    file = tmp_path / "few.parquet"
+    synthesize(4, 2, 1, 3, 2, 16, imbalance=1.2, at_ranks=4).write(file)
+    data = json.loads(invoke("trace", "info", file, "--json").out)
+    assert list(data["overall"]["imbalance"]) == ["4"]

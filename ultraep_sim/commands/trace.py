@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,11 +55,11 @@ def info(
     where, what is merely unusual (gaps, uneven batches) is marked with an exclamation mark.
     """
     from ultraep_sim.trace import load_trace
-    from ultraep_sim.trace.stats import EP_SIZES, trace_stats
+    from ultraep_sim.trace.stats import trace_stats
 
     _check_plot_name(plot)
     trace = load_trace(file)
-    found = trace_stats(trace, ep or EP_SIZES)
+    found = trace_stats(trace, _sizes(file, trace.meta.num_experts, ep))
     if plot is not None:
         _draw(trace, file, plot)
     if as_json:
@@ -69,19 +70,53 @@ def info(
 
 def _check_plot_name(plot: Path | None) -> None:
     """Refuse a wrong name before minutes of reading, not after."""
-    if plot is not None and plot.suffix.lower() != ".png":
+    if plot is None:
+        return
+    # "", "." and ".." name folders: they have no suffix to replace.
+    if plot.is_dir() or plot.name in ("", ".."):
+        raise InputError(
+            "a heat map needs a file name",
+            place="--plot",
+            value="" if plot == Path() else str(plot),
+            remedy=f"write --plot {plot / 'heat.png'}",
+        )
+    if plot.suffix.lower() != ".png":
         raise InputError(
             "a heat map is a .png file",
             place="--plot",
             value=str(plot),
             remedy=f"write --plot {plot.with_suffix('.png')}",
         )
+    if not plot.parent.is_dir():
+        raise InputError(
+            f"there is no folder {plot.parent}",
+            place="--plot",
+            value=str(plot),
+            remedy="make it first, or write elsewhere",
+        )
+
+
+def _sizes(file: Path, num_experts: int, asked: list[int] | None) -> Sequence[int]:
+    """Return the EP sizes to tell: those asked for, or the usual ones that fit."""
+    from ultraep_sim.trace.stats import EP_SIZES
+
+    if not asked:
+        return [size for size in EP_SIZES if size <= num_experts] or [num_experts]
+    for size in asked:
+        if not 1 <= size <= num_experts:
+            raise InputError(
+                f"no such EP size for the {num_experts} experts of this trace",
+                file=file,
+                place="--ep",
+                value=size,
+                remedy=f"give 1 to {num_experts}",
+            )
+    return asked
 
 
 def _draw(trace: Trace, file: Path, plot: Path) -> None:
     from ultraep_sim.trace.heatmap import save_heatmap
 
-    plot.parent.mkdir(parents=True, exist_ok=True)
     save_heatmap(trace, plot, title=file.stem)
     note(f"wrote {plot}")
 
