@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from ..errors import TraceError
 from .container import Trace
+from .heatmap_axis import TimeAxis, fold_gaps
 from .layer_stats import rank_starts
 from .meta import TraceMeta
 
 EP_SIZE = 64
 
-_MAX_COLUMNS = 480
 _SHARE_DECADES = (0.125, 8.0)
 _INK = "#1f2430"
 _QUIET = "#5b6270"
@@ -30,13 +30,13 @@ class HeatmapData:
     ----------
     ep_size : int
         Expert-parallel ranks of the imbalance panel.
-    edges : ndarray of float, shape [columns + 1]
-        Borders of the columns on the axis of steps (or micro-batches).
-    axis : str
-        What the columns are.
+    axis : TimeAxis
+        The columns: steps, or the micro-batches of a single step.
     layers : ndarray of int, shape [layers]
     imbalance : ndarray of float, shape [layers, columns]
         Mean over the records of a column; NaN where there is none.
+    mean_imbalance : float
+        Mean over all records, as `trace_stats` has it; columns can hold unequal numbers of them.
     layer : int
         Layer of the second panel.
     shares : ndarray of float, shape [num_experts, columns]
@@ -44,10 +44,10 @@ class HeatmapData:
     """
 
     ep_size: int
-    edges: NDArray[np.float64]
-    axis: str
+    axis: TimeAxis
     layers: NDArray[np.int32]
     imbalance: NDArray[np.float64]
+    mean_imbalance: float
     layer: int
     shares: NDArray[np.float64]
 
@@ -87,16 +87,15 @@ def heatmap_data(trace: Trace, ep_size: int = EP_SIZE, layer: int | None = None)
             value=layer,
             remedy=f"choose one of {layers.tolist()}",
         )
-    batches, times, axis = _time_axis(keys)
-    column_of, edges = _columns(times)
-    columns = len(edges) - 1
+    batches, axis = _time_axis(keys)
+    columns = len(axis.edges) - 1
     sums = np.zeros((len(layers), columns))
     counts = np.zeros((len(layers), columns))
     pairs = np.zeros((meta.num_experts, columns))
     row_of = {int(number): at for at, number in enumerate(layers)}
     for record, batch in zip(trace, batches, strict=True):
         loads = record.loads.sum(axis=0, dtype=np.int64)
-        column, row = column_of[batch], row_of[record.layer]
+        column, row = axis.column_of[batch], row_of[record.layer]
         by_rank = np.add.reduceat(loads, starts)
         sums[row, column] += by_rank.max() * ranks / by_rank.sum()
         counts[row, column] += 1
@@ -105,7 +104,8 @@ def heatmap_data(trace: Trace, ep_size: int = EP_SIZE, layer: int | None = None)
     with np.errstate(invalid="ignore", divide="ignore"):
         imbalance = sums / counts
         shares = pairs / pairs.mean(axis=0)
-    return HeatmapData(ranks, edges, axis, layers, imbalance, chosen, shares)
+    mean = float(sums.sum() / counts.sum())
+    return HeatmapData(ranks, axis, layers, imbalance, mean, chosen, shares)
 
 
 def save_heatmap(
@@ -121,7 +121,7 @@ def save_heatmap(
     The upper panel shows the rank imbalance of every layer over time; the lower one each
     expert's load, over the mean, in one layer. Colours are perceptually even and safe for
     colour-blind readers; those of experts are logarithmic, white at balance, and clipped at 8
-    times the mean.
+    times the mean. Stretches that were not recorded are folded and hatched.
 
     Parameters
     ----------
@@ -155,28 +155,11 @@ def save_heatmap(
     return Path(path)
 
 
-def _time_axis(
-    keys: NDArray[np.int32],
-) -> tuple[NDArray[np.intp], NDArray[np.int32], str]:
-    """Return the column index of every record, the time of each, and the axis label."""
-    if keys[0, 0] != keys[-1, 0]:
-        times, batches = np.unique(keys[:, 0], return_inverse=True)
-        return batches, times, "step"
-    times, batches = np.unique(keys[:, 1], return_inverse=True)
-    return batches, times, "micro-batch"
-
-
-def _columns(times: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Give every time a column, merging neighbours where there are too many for the picture.
-
-    Where steps are not evenly spaced, gaps stay visible as gaps.
-    """
-    spacing = int(np.median(np.diff(times))) if len(times) > 1 else 1
-    first, last = int(times[0]), int(times[-1])
-    width = spacing * max(1, -(-(last - first + spacing) // (spacing * _MAX_COLUMNS)))
-    count = (last - first) // width + 1
-    edges = first - 0.5 * spacing + width * np.arange(count + 1, dtype=np.float64)
-    return ((times - first) // width).astype(np.intp), edges
+def _time_axis(keys: NDArray[np.int32]) -> tuple[NDArray[np.intp], TimeAxis]:
+    """Return which of the axis' times each record has, and the axis."""
+    column, label = (0, "step") if keys[0, 0] != keys[-1, 0] else (1, "micro-batch")
+    times, which = np.unique(keys[:, column], return_inverse=True)
+    return which, fold_gaps(times, label)
 
 
 def _draw(data: HeatmapData, meta: TraceMeta, title: str) -> Any:
@@ -192,7 +175,7 @@ def _draw(data: HeatmapData, meta: TraceMeta, title: str) -> Any:
     finite = data.imbalance[np.isfinite(data.imbalance)]
     ceiling = max(float(np.percentile(finite, 99.5)), 1.05)
     mesh = top.pcolormesh(
-        data.edges,
+        data.axis.edges,
         np.arange(many + 1) - 0.5,
         data.imbalance,
         cmap="magma_r",
@@ -207,7 +190,7 @@ def _draw(data: HeatmapData, meta: TraceMeta, title: str) -> Any:
 
     low, high = _SHARE_DECADES
     mesh = bottom.pcolormesh(
-        data.edges,
+        data.axis.edges,
         np.arange(len(data.shares) + 1) - 0.5,
         np.maximum(data.shares, low / 2),
         cmap="RdBu_r",
@@ -224,19 +207,19 @@ def _draw(data: HeatmapData, meta: TraceMeta, title: str) -> Any:
     experts = len(data.shares)
     bottom.set_yticks(sorted({*range(0, experts, max(1, experts // 8)), experts - 1}))
     bottom.invert_yaxis()
-    bottom.set_xlabel(data.axis, color=_INK)
-    bottom.xaxis.get_major_locator().set_params(integer=True)
+    bottom.set_xlabel(data.axis.label, color=_INK)
+    data.axis.draw(top, name_gaps=False)
+    data.axis.draw(bottom, name_gaps=True)
     return figure
 
 
 def _title(figure: Any, data: HeatmapData, meta: TraceMeta, title: str) -> None:
     word = "recorded routing" if not meta.synthetic else "SYNTHETIC routing"
-    mean = float(np.nanmean(data.imbalance))
     rescaled = ", rescaled" if "rescaled_to" in meta.notes else ""
     about = (
         f"{meta.num_experts} experts, top-{meta.top_k}, {meta.phase}, "
         f"{meta.source_ranks * meta.tokens_per_rank:,} tokens a micro-batch{rescaled}   |   "
-        f"mean imbalance at EP{data.ep_size}: {mean:.2f}"
+        f"mean imbalance at EP{data.ep_size}: {data.mean_imbalance:.2f}"
     )
     figure.suptitle(
         f"{title}: {word}", fontsize=14, fontweight="bold", color=_INK, x=0.053, ha="left"
@@ -250,7 +233,7 @@ def _title(figure: Any, data: HeatmapData, meta: TraceMeta, title: str) -> None:
 def _panel(axes: Any, title: str, label: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, color=_INK, pad=6)
     axes.set_ylabel(label, color=_INK)
-    axes.set_facecolor("#e3e5e8")  # gaps in the recording
+    axes.set_facecolor("#e3e5e8")  # records that are not there
     axes.tick_params(colors=_QUIET, labelsize=9, length=3)
     for spine in axes.spines.values():
         spine.set_visible(False)
