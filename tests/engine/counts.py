@@ -13,6 +13,7 @@ from ultraep_sim.policies.base import DecisionPrice, Transport
 PER_RANK = (
     "pairs", "tiles", "instances", "near_sent", "near_received", "far_sent", "far_received",
     "copies_sent", "copies_received", "relay_sent", "moved_copies",
+    "far_copies_sent", "far_copies_received", "far_relay_sent", "far_relay_received",
 )  # fmt: skip
 
 
@@ -25,10 +26,13 @@ def make_stats(**counts: Any) -> LoadStats:
         arrays[name] = np.broadcast_to(values, shape).astype(np.int64)
     if "relay_sent" not in given:
         arrays["relay_sent"] = arrays["copies_sent"]
-    relayed = np.broadcast_to(np.asarray(counts.get("relayed", False)), shape[:1])
+    flags = {
+        name: np.broadcast_to(np.asarray(counts.get(name, False)), shape[:1])
+        for name in ("relayed", "crosses")
+    }
     return LoadStats(
         **arrays,
-        relayed=relayed,
+        **flags,
         replicas=arrays["copies_received"].sum(axis=1),
         max_fanout=arrays["copies_sent"].max(axis=1),
     )

@@ -117,3 +117,51 @@ def test_a_broadcast_does_not_depend_on_the_fan_out() -> None:
     gradients = reduce_broadcast(PAPER, sent, received, 2 * COPY).max(axis=1)
     np.testing.assert_allclose(gradients, 103e-6)
     assert reduce_gradients(PAPER, sent, received, 2 * COPY).max() > 63 * 103e-6
+
+
+OUT = TOY.with_overrides({"scale_out_achieved_GBps": 5, "scale_out_floor_us": 25})
+SENT, RECEIVED = np.array([[2, 0, 1]]), np.array([[0, 1, 2]])
+FAR = (np.array([[1, 0, 0]]), np.array([[0, 1, 0]]))
+NO_FAR = (np.zeros((1, 3), np.int64), np.zeros((1, 3), np.int64))
+
+
+def test_far_copies_go_over_the_nics_beside_the_near_ones() -> None:
+    got = distribute(OUT, SENT, RECEIVED, 1e6, far=FAR)
+    far = 25e-6 + 1e6 / 5e9
+    np.testing.assert_allclose(got, [[far, far, 3e-6 + 2e6 / 100e9]])
+    relayed = distribute(OUT, SENT, RECEIVED, 1e6, np.array([True]), FAR)
+    np.testing.assert_allclose(relayed - got, [[20e-6] * 3])
+    floor = OUT.with_overrides({"scale_out_floor_us": 1})
+    assert distribute(floor, SENT, RECEIVED, 1e6, far=FAR)[0, 1] == pytest.approx(3e-6 + 2e-4)
+
+
+def test_far_gradients_are_added_by_the_same_sms_and_brought_by_the_nics() -> None:
+    near = reduce_gradients(OUT, SENT, RECEIVED, 2e6)
+    got = reduce_gradients(OUT, SENT, RECEIVED, 2e6, far=FAR)
+    np.testing.assert_allclose(near, [[2 * 2e6 / 20e9, 2e6 / 100e9, 2e6 / 20e9]])
+    far = 25e-6 + 2e6 / 5e9
+    np.testing.assert_allclose(got, [[far, far, 2e6 / 20e9]])
+
+
+def test_a_broadcast_leaves_its_domain_copy_by_copy() -> None:
+    far = (np.array([[3, 0, 0]]), np.array([[0, 1, 0]]))
+    sent, received = np.array([[5, 0, 0]]), np.array([[0, 1, 1]])
+    got = broadcast(OUT, sent, received, 1e6, far)
+    np.testing.assert_allclose(got, [[25e-6 + 6e-4, 25e-6 + 2e-4, 3e-6 + 1e-5]])
+    back = reduce_broadcast(OUT, sent, received, 1e6, far)
+    np.testing.assert_allclose(back, [[25e-6 + 6e-4, 25e-6 + 2e-4, 1e-5]])
+
+
+def test_migration_that_may_cross_goes_at_the_lower_rate() -> None:
+    moved = np.array([[2, 0], [2, 0]])
+    got = migrate(OUT, moved, 1e6, np.array([False, True]))
+    np.testing.assert_allclose(got, [[40e-6 + 2e-4, 0], [40e-6 + 4e-4, 0]])
+    fast = OUT.with_overrides({"scale_out_achieved_GBps": 40, "migrate_GBps": 10})
+    np.testing.assert_allclose(migrate(fast, moved, 1e6, np.array([True, True])), [got[0]] * 2)
+
+
+@pytest.mark.parametrize("law", [distribute, broadcast, reduce_gradients, reduce_broadcast])
+def test_no_far_copy_changes_nothing(law) -> None:  # type: ignore[no-untyped-def]
+    np.testing.assert_array_equal(
+        law(OUT, SENT, RECEIVED, 1e6, far=NO_FAR), law(OUT, SENT, RECEIVED, 1e6)
+    )

@@ -22,6 +22,9 @@ Decisions where the sources leave room:
   takes. The record's own critical times stand in for that layer (the one below; in the backward
   the one above), also where there is none. A best case: that such a transfer shares the links
   with dispatch and combine is not charged.
+- Replicas whose main is in another scale-up domain get their weights, and give their gradients
+  back, over the NICs, beside what stays inside. A re-placement that may cross domains is taken to
+  move all it moves at the NICs' rate, where that is the lower.
 - The gradient that is dispatched carries the dispatch dtype, the one that is combined the combine
   dtype (the DeepSeek-V3 recipe).
 """
@@ -373,25 +376,34 @@ class _Layer:
         s = self.stats
         copy = self.shape.expert_bytes(self.options.weight_dtype)
         if self.price.transport == "migrate":
-            return streaming.migrate(self.rack, s.moved_copies, copy)
+            return streaming.migrate(self.rack, s.moved_copies, copy, s.crosses)
         if not self.streams:
             return self._same(0.0)
+        far = (s.far_copies_sent, s.far_copies_received)
         if self.price.transport == "broadcast":
-            return streaming.broadcast(self.rack, s.copies_sent, s.copies_received, copy)
+            return streaming.broadcast(self.rack, s.copies_sent, s.copies_received, copy, far)
         if not (self.price.relay and self.options.relay == "auto"):
-            return streaming.distribute(self.rack, s.copies_sent, s.copies_received, copy)
-        sent = np.where(s.relayed[:, None], s.relay_sent, s.copies_sent)
-        return streaming.distribute(self.rack, sent, s.copies_received, copy, s.relayed)
+            return streaming.distribute(self.rack, s.copies_sent, s.copies_received, copy, far=far)
+        relayed = s.relayed[:, None]
+        sent = np.where(relayed, s.relay_sent, s.copies_sent)
+        far = (
+            np.where(relayed, s.far_relay_sent, far[0]),
+            np.where(relayed, s.far_relay_received, far[1]),
+        )
+        return streaming.distribute(self.rack, sent, s.copies_received, copy, s.relayed, far)
 
     def _grad_reduce(self) -> Seconds:
         if not self.streams:
             return self._same(0.0)
         gradient = self.shape.expert_params * GRADIENT_BYTES
         s, sms = self.stats, self.options.grad_reduce_sms
+        far = (s.far_copies_sent, s.far_copies_received)
         if self.price.transport == "broadcast":
-            return streaming.reduce_broadcast(self.rack, s.copies_sent, s.copies_received, gradient)
+            return streaming.reduce_broadcast(
+                self.rack, s.copies_sent, s.copies_received, gradient, far
+            )
         return streaming.reduce_gradients(
-            self.rack, s.copies_sent, s.copies_received, gradient, sms
+            self.rack, s.copies_sent, s.copies_received, gradient, sms, far
         )
 
 

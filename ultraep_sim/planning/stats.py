@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .layout import EPLayout
 from .plan import Plan
 from .relay import fill_relay
 
@@ -32,8 +33,14 @@ class LoadStats:
         Replica weights a home sends directly, and a rank receives.
     relay_sent : [N, R]
         Copies each rank sends under the relay tree; equal to ``copies_sent`` without one.
+    far_copies_sent, far_copies_received : [N, R]
+        Those of ``copies_sent`` and ``copies_received`` that cross scale-up domains.
+    far_relay_sent, far_relay_received : [N, R]
+        The same of ``relay_sent`` and of what a rank receives under the relay tree.
     relayed : bool [N]
         Whether the relay rule found a gain.
+    crosses : bool [N]
+        Whether the group has several domains and the plan may place across them.
     moved_copies : [N, R]
         Expert weights received because a placement changed before this record.
     replicas, max_fanout : [N]
@@ -49,7 +56,12 @@ class LoadStats:
     copies_sent: NDArray[np.int64]
     copies_received: NDArray[np.int64]
     relay_sent: NDArray[np.int64]
+    far_copies_sent: NDArray[np.int64]
+    far_copies_received: NDArray[np.int64]
+    far_relay_sent: NDArray[np.int64]
+    far_relay_received: NDArray[np.int64]
     relayed: NDArray[np.bool_]
+    crosses: NDArray[np.bool_]
     moved_copies: NDArray[np.int64]
     replicas: NDArray[np.int64]
     max_fanout: NDArray[np.int64]
@@ -76,11 +88,12 @@ class StatsBuilder:
         per_rank = {
             f.name: np.zeros((capacity, num_ranks), np.int64)
             for f in fields(LoadStats)
-            if f.name not in ("relayed", "replicas", "max_fanout")
+            if f.name not in ("relayed", "crosses", "replicas", "max_fanout")
         }
         self._stats = LoadStats(
             **per_rank,
             relayed=np.zeros(capacity, np.bool_),
+            crosses=np.zeros(capacity, np.bool_),
             replicas=np.zeros(capacity, np.int64),
             max_fanout=np.zeros(capacity, np.int64),
         )
@@ -137,10 +150,36 @@ class StatsBuilder:
             offsets, rank, layout.domain, parent, out.copies_sent[n], out.relay_sent[n]
         )
         out.copies_received[n] = plan.receives_per_rank
+        self._add_far_copies(plan, parent)
         out.moved_copies[n] = 0 if moved is None else moved
         out.replicas[n] = plan.num_replicas
         out.max_fanout[n] = plan.max_fanout
         self._count += 1
+
+    def _add_far_copies(self, plan: Plan, parent: NDArray[np.int32]) -> None:
+        n, out = self._count, self._stats
+        out.crosses[n] = plan.may_cross and plan.layout.num_domains > 1
+        counts = (
+            out.far_copies_sent, out.far_copies_received,
+            out.far_relay_sent, out.far_relay_received,
+        )  # fmt: skip
+        if not out.crosses[n]:
+            for column in counts:
+                column[n] = 0
+            return
+        home = np.repeat(plan.rank[plan.offsets[:-1]], np.diff(plan.offsets))
+        found = (*_far(home, plan.rank, plan.layout), *_far(parent, plan.rank, plan.layout))
+        for column, values in zip(counts, found, strict=True):
+            column[n] = values
+
+
+def _far(
+    source: NDArray[np.int32], rank: NDArray[np.int32], layout: EPLayout
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count what ranks send and receive across domains; a main is its own source."""
+    far = layout.domain_of[source] != layout.domain_of[rank]
+    ranks = layout.num_ranks
+    return np.bincount(source[far], minlength=ranks), np.bincount(rank[far], minlength=ranks)
 
 
 @njit(cache=True)
