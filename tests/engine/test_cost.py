@@ -16,6 +16,7 @@ from .test_layer import COPY, GRADIENT, OPTIONS, RACK, ROW, SHAPE, STREAM, atten
 LOAD = OPTIONS.tokens_per_rank * SHAPE.top_k
 TILE = 128 * 6 * 4096 * 1000
 PREFILL = replace(OPTIONS, phase="prefill")
+RELAY = replace(STREAM, relay=True)
 
 
 def model(price: Any = STREAM, options: Any = OPTIONS, **overrides: float) -> CostModel:
@@ -23,7 +24,7 @@ def model(price: Any = STREAM, options: Any = OPTIONS, **overrides: float) -> Co
 
 
 def test_prefill_by_hand() -> None:
-    got = model(options=PREFILL)
+    got = model(RELAY, options=PREFILL)
     assert got.pair_s == pytest.approx(8 * TILE / 100e12 / LOAD + 1e-9)
     assert got.wire_s == pytest.approx(2 * ROW / 100e9)
     assert got.copy_s == pytest.approx(COPY / 200e9)
@@ -34,7 +35,7 @@ def test_prefill_by_hand() -> None:
 
 
 def test_training_adds_the_backward() -> None:
-    got, forward = model(), model(options=PREFILL)
+    got, forward = model(RELAY), model(RELAY, options=PREFILL)
     assert got.pair_s - forward.pair_s == pytest.approx(2 * (8 * TILE / 50e12 / LOAD + 1e-9))
     assert got.wire_s - forward.wire_s == pytest.approx(2 * ROW / 50e9)
     assert got.copy_s == pytest.approx(2 * forward.copy_s)  # and restored
@@ -88,3 +89,16 @@ def test_slopes_are_the_differences_a_layer_shows(options: Any, transport: Any) 
 def test_only_what_sticks_out_of_the_window_counts() -> None:
     cost = CostModel(0, 0, 0, 0, 0, gradient_s=3.0, gradient_window_s=10.0)
     assert [cost.exposed_gradient(n) for n in (0, 3, 4, 10)] == [0, 0, 2, 20]
+
+
+@pytest.mark.parametrize(
+    ("price", "options"),
+    [
+        (RELAY, replace(OPTIONS, relay="off")),
+        (STREAM, OPTIONS),
+        (replace(RELAY, transport="broadcast"), OPTIONS),
+    ],
+)
+def test_a_relay_that_is_ruled_out_is_never_worth_it(price: Any, options: Any) -> None:
+    assert cost_model(SHAPE, RACK, price, options).relay_s == float("inf")
+    assert cost_model(SHAPE, RACK, RELAY, OPTIONS).relay_s == pytest.approx(30e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
@@ -40,8 +41,9 @@ def cost_model(
     Notes
     -----
     Weights are charged as exposed also where the price says that they are sent ahead, and an
-    overlapped restore as hidden; the reading of replica gradients on the ranks that serve them is
-    left out: the home that adds them up is the slower end.
+    overlapped restore as hidden. Copies are those that stay in a scale-up domain. A relay that the
+    options or the price rule out costs infinitely much. The reading of replica gradients on the
+    ranks that serve them is left out: the home that adds them up is the slower end.
     """
     directions: tuple[Direction, ...] = get_args(Direction)
     training = options.phase == "training"
@@ -52,12 +54,13 @@ def cost_model(
     first = float(distribute(rack, one, one, copy)[0, 0])
     second = float(distribute(rack, two, two, copy)[0, 0])
     relayed = float(distribute(rack, one, one, copy, np.array([True]))[0, 0])
+    may_relay = price.relay and price.transport == "stream" and options.relay == "auto"
     return CostModel(
         pair_s=sum(_pair(shape, rack, options, d) for d in used),
         wire_s=sum(_wire(shape, rack, options, d) for d in used),
         copy_s=times * (second - first),
         copy_base_s=times * (2 * first - second),
-        relay_s=times * (relayed - first),
+        relay_s=times * (relayed - first) if may_relay else math.inf,
         gradient_s=_gradient(shape, rack, price, options) if training else 0.0,
         gradient_window_s=(
             attention_seconds(shape, rack, options, "backward") if training else 0.0
