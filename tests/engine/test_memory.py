@@ -142,3 +142,13 @@ def test_weights_sent_ahead_need_a_second_set_of_buffers() -> None:
     ahead = memory_use(QWEN, PAPER, LAYOUT, EVEN, TRAIN, prefetched=True).parts
     assert ahead["slot weights"] == 2 * once["slot weights"] > 0
     assert ahead["slot gradients"] == once["slot gradients"]
+
+
+def test_a_stage_holds_whole_layers() -> None:
+    """94 layers on four stages: the fullest holds 24."""
+    for transport, sets in (("stream", 1), ("migrate", 24)):
+        parts = memory_use(
+            QWEN, PAPER, LAYOUT, EVEN, TRAIN, transport=transport, pipeline_stages=4
+        ).parts  # type: ignore[arg-type]
+        assert parts["expert weights"] == 2 * 24 * 36 * 2**20
+        assert parts["slot weights"] == 2 * sets * 36 * 2**20

@@ -240,7 +240,7 @@ def memory_use(
     MemoryUse
         Never refuses; call `MemoryUse.check` to.
     """
-    moe_layers = shape.moe_layers / pipeline_stages
+    moe_layers = -(-shape.moe_layers // pipeline_stages)  # of the fullest stage
     mains = int(layout.mains_per_rank.max()) * moe_layers
     other = shape.other_params / pipeline_stages
     shared, lasting = transport in ("stream", "broadcast"), transport in ("migrate", "free")
