@@ -6,8 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ultraep_sim.engine.run import run_scenario
+from ultraep_sim.engine.layer import layer_times
+from ultraep_sim.engine.replay import Chunk
+from ultraep_sim.engine.run import _columns, run_scenario
 from ultraep_sim.errors import ScenarioError, TraceError
+from ultraep_sim.trace import Trace, load_trace
+
+from .counts import make_price, make_stats
+from .test_layer import OPTIONS, RACK, SHAPE
 
 KEYS = [
     "policy",
@@ -164,3 +170,72 @@ def test_small_domains_send_across(small):
     far = by_policy(run_scenario(small("ep.domain_size=2")))
     near = by_policy(run_scenario(small()))
     assert far["none"]["layer_time_ms"] > near["none"]["layer_time_ms"]
+
+
+def test_a_million_tokens_a_rank_do_not_overflow():
+    """Top-8 on 64 ranks: the hottest rank's 320 million pairs times 64 leave int32."""
+    mean = 8_000_000
+    hot = 40 * mean
+    pairs = [hot] + [(64 * mean - hot) // 63] * 63
+    stats = make_stats(pairs=pairs, tiles=1, instances=1)
+    times = layer_times(SHAPE, RACK, stats, make_price(), OPTIONS)
+    at = np.zeros(1, np.int64)
+    chunk = Chunk("hot", at, at, at, np.ones(1, np.bool_), np.ones(1), stats)
+    got = _columns(chunk, times)
+    assert got["imbalance"] == pytest.approx(40, rel=1e-6)
+    assert got["rank_pairs"].dtype == np.int32
+    assert got["rank_pairs"][0].tolist() == pairs
+
+
+def test_the_policy_that_was_never_warm_is_named(small):
+    """A one-step trace: predictive has no micro-batch before, and no cadence to blame."""
+    sets = ("workload.steps=[0,1]", "policies=[ultraep, predictive]")
+    with pytest.raises(
+        ScenarioError, match=r"policy predictive \(got '0 of 2 records warm'"
+    ) as err:
+        run_scenario(small(*sets))
+    assert "cadence" not in str(err.value)
+    with pytest.raises(ScenarioError, match="policy eplb "):
+        run_scenario(
+            small(
+                "workload.steps=[0,2]",
+                "policies=[predictive, {name: eplb, cadence_steps: 2}, ultraep]",
+            )
+        )
+
+
+def test_the_activation_peak_is_that_of_the_records_that_count(small, tmp_path):
+    """Step 0 sends everything to one expert a source; it is warm-up for eplb."""
+    scenario = small("policies=[none, {name: eplb, cadence_steps: 2}]")
+    trace = load_trace(tmp_path / "small.parquet")
+    records = []
+    for record in trace:
+        loads = record.loads.copy()
+        if record.step == 0:
+            loads[:] = 0
+            loads[:, :2] = 64
+        records.append((record.step, record.micro_batch, record.layer, loads))
+    Trace.from_records(trace.meta, records).write(tmp_path / "small.parquet")
+    counted = by_policy(run_scenario(scenario))["none"]["activation_peak_ratio"]
+    everything = by_policy(run_scenario(small("policies=[none]", "engine.warmup=include")))["none"][
+        "activation_peak_ratio"
+    ]
+    without = by_policy(
+        run_scenario(small("policies=[none]", "engine.warmup=include", "workload.steps=[2,12]"))
+    )["none"]["activation_peak_ratio"]
+    assert counted == without < everything
+
+
+def test_notes_say_what_is_not_charged(small):
+    def told(word, *sets):
+        return [note for note in run_scenario(small(*sets)).notes if word in note]
+
+    (note,) = told("gradients")
+    assert note.startswith("the replica gradients of eplb are summed once a global batch")
+    assert not told("gradients", "workload.phase=prefill")
+    assert not told("gradients", "policies=[none, ultraep, ideal]")
+    free = "policies=[ultraep, {name: eplb, cadence_steps: 2, migration: free}]"
+    assert "eplb" in told("gradients", free)[0]
+    assert not told("stragglers")
+    (note,) = told("stragglers", "policies=[{name: mosaic, speeds: [1, 1, 1, 1, 1, 1, 1, 2]}]")
+    assert note.startswith("mosaic plans")

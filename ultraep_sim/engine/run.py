@@ -147,7 +147,7 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     labels = [spec.label for spec in scenario.policies]
     memory = {
         item.label: _memory(
-            scenario, item.policy.layout, columns[item.label], options, prices[item.label]
+            scenario, item.policy.layout, columns[item.label], warm, options, prices[item.label]
         )
         for item in replays
         if item.label in labels
@@ -161,7 +161,7 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
         workload.label,
         workload.trace.meta.to_dict(),
         workload.trace.digest,
-        _notes(scenario, workload, warm, memory),
+        _notes(scenario, workload, warm, memory, prices),
     )
 
 
@@ -213,8 +213,8 @@ def _layer_options(scenario: Scenario, workload: Workload) -> LayerOptions:
 def _columns(chunk: Chunk, times: LayerTimes) -> dict[str, NDArray[Any]]:
     """Collect one chunk's columns of the result table."""
     stats = chunk.stats
-    pairs = stats.pairs.astype(np.int32)
-    total = pairs.sum(axis=1, dtype=np.int64)
+    pairs = stats.pairs  # int64: the largest times the ranks can leave the int32 that is stored
+    total = pairs.sum(axis=1)
     ranks = pairs.shape[1]
     remote = (stats.near_sent + stats.far_sent).sum(axis=1)
     floor = np.maximum(total, 1)
@@ -233,7 +233,7 @@ def _columns(chunk: Chunk, times: LayerTimes) -> dict[str, NDArray[Any]]:
         "replicas": stats.replicas.copy(),
         "max_fanout": stats.max_fanout.copy(),
         "remote_fraction": remote / floor,
-        "rank_pairs": pairs,
+        "rank_pairs": pairs.astype(np.int32),
     }
 
 
@@ -250,13 +250,16 @@ def _warm(
         return np.ones(len(every), np.bool_)
     warm = np.logical_and.reduce([part["warm"] for part in columns.values()])
     if not warm.any():
-        slowest = max(replays, key=lambda item: item.policy.cadence_steps or 0)
+        slowest = min(replays, key=lambda item: int(columns[item.label]["warm"].sum()))
+        cadence = slowest.policy.cadence_steps
+        had = f"{columns[slowest.label]['warm'].sum()} of {len(every)} records warm"
+        shorter = "" if cadence is None else "give it a shorter cadence, "
         raise ScenarioError(
             f"no record is left after the warm-up of policy {slowest.label}",
             file=scenario.source_path,
             place="policies",
-            value=f"cadence_steps {slowest.policy.cadence_steps}",
-            remedy="give it a shorter cadence or a longer trace, or set engine.warmup: include",
+            value=had if cadence is None else f"cadence_steps {cadence}, {had}",
+            remedy=f"{shorter}replay a longer trace, or set engine.warmup: include",
         )
     return np.asarray(warm)
 
@@ -265,16 +268,18 @@ def _memory(
     scenario: Scenario,
     layout: EPLayout,
     part: dict[str, NDArray[Any]],
+    warm: NDArray[np.bool_],
     options: LayerOptions,
     price: DecisionPrice,
 ) -> MemoryUse:
-    positions = np.stack((part["step"], part["micro_batch"]))
+    """Account for one policy's memory over the records that count."""
+    positions = np.stack((part["step"], part["micro_batch"]))[:, warm]
     groups = np.unique(positions, axis=1, return_inverse=True)[1].ravel()
     return memory_use(
         scenario.model,
         scenario.rack,
         layout,
-        part["rank_pairs"],
+        part["rank_pairs"][warm],
         options,
         transport=price.transport,
         prefetched=price.prefetched,
@@ -336,6 +341,7 @@ def _notes(
     workload: Workload,
     warm: NDArray[np.bool_],
     memory: dict[str, MemoryUse],
+    prices: dict[str, DecisionPrice],
 ) -> list[str]:
     notes = [f"{int(warm.sum())} (layer, micro-batch) records count in every mean"]
     left_out = int((~warm).sum())
@@ -354,4 +360,28 @@ def _notes(
         notes.append(
             f"routing of {workload.trace.meta.model} drives the shape of {scenario.model.name}"
         )
+    return notes + _not_charged(scenario, workload, prices)
+
+
+def _not_charged(
+    scenario: Scenario, workload: Workload, prices: dict[str, DecisionPrice]
+) -> list[str]:
+    """Say what the times of the listed policies leave out."""
+    lasting = [s.label for s in scenario.policies if _lasts(prices[s.label])]
+    fast = [s.label for s in scenario.policies if s.options.get("speeds") is not None]
+    notes = []
+    if lasting and workload.phase == "training":
+        notes.append(
+            f"the replica gradients of {', '.join(lasting)} are summed once a global batch, "
+            "outside the layer, and are not charged"
+        )
+    if fast:
+        notes.append(
+            f"{', '.join(fast)} plans for ranks of unequal speed, but this engine has no "
+            "stragglers yet: it times all ranks alike"
+        )
     return notes
+
+
+def _lasts(price: DecisionPrice) -> bool:
+    return price.transport in ("migrate", "free")
