@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,7 +103,10 @@ def test_a_missing_load_file_and_a_directory(invoke, tmp_path):
         (["--ranks", "eight", "--slots", "1"], ["--ranks", "'eight'", "integer", "--help"]),
         (["--ranks=8.5", "--slots", "1"], ["--ranks", "'8.5'", "integer"]),
         (["--ranks", "0", "--slots", "1"], ["--ranks", "0", "give 1 to"]),
-        (["--ranks", "8", "--slots", "33"], ["--slots", "33", "32 experts", "give 0 to 32"]),
+        (
+            ["--ranks", "8", "--slots", "33"],
+            ["loads.npy: --slots", "33", "32 experts", "give 0 to 32"],
+        ),
         (["--ranks", "8", "--slots", "-1"], ["--slots", "-1", "give 0 to"]),
         (["--ranks", "8", "--slots", "1", "--domain", "9"], ["--domain", "9", "give 1 to 8"]),
         (["--ranks", "8", "--slots", "1", "--domain", "0"], ["--domain", "0", "give 1 to 8"]),
@@ -146,7 +150,77 @@ def test_every_policy_plans_and_parses(policy, invoke, loads):
     data = json.loads(answer.out)
     assert data["policy"] == policy
     assert len(data["rank_loads"]) == 8
-    assert data["solve_us"] > 0
+    # There is nothing to solve for a policy that does nothing or that no machine can run.
+    assert (data["solve_us"] == 0.0) == (policy in ("none", "ideal"))
+    matrix = np.load(loads)
+    before = matrix.sum(axis=0).reshape(8, 4).sum(axis=1)
+    assert data["imbalance_before"] == pytest.approx(before.max() / before.mean())
+
+
+@pytest.mark.parametrize(
+    ("policy", "hindsight"),
+    [("eplb", True), ("lplb", True), ("predictive", True), ("ultraep", False), ("none", False)],
+)
+def test_a_plan_in_hindsight_says_so(policy, hindsight, invoke, loads):
+    arguments = ("plan", loads, "--ranks", 8, "--slots", 2, "--policy", policy)
+    text = invoke(*arguments)
+    assert text.err == ""
+    assert text.out.count("\nhindsight: ") == hindsight
+    data = invoke(*arguments, "--json")
+    json.loads(data.out)
+    assert data.err.count("\n") == hindsight
+    assert data.err.startswith("hindsight: ") == hindsight
+
+
+def test_forced_plans_show_the_loads_of_the_file_as_before(invoke, loads):
+    rows = {}
+    for policy in ("none", "ideal"):
+        out = invoke("plan", loads, "--ranks", 8, "--slots", 2, "--policy", policy).out
+        lines = [line.split() for line in out.splitlines() if "rank load [pairs]" in line]
+        rows[policy] = [words[-2] for words in lines]
+    assert len(rows["none"]) == 2
+    assert rows["none"] == rows["ideal"]
+
+
+def test_what_was_timed_is_said(invoke, loads):
+    arguments = ("plan", loads, "--ranks", 8, "--slots", 2, "--policy")
+    assert "\nsolved in " in invoke(*arguments, "ultraep").out
+    whole = invoke(*arguments, "eplb").out
+    assert "\nplanned in " in whole
+    assert "(whole call)" in whole
+    assert " in 0.0 us" not in invoke(*arguments, "none").out
+
+
+def test_the_kernel_time_is_of_a_warm_call(loads, monkeypatch, invoke):
+    """The first call of a policy builds its tables: a time that grows less must win."""
+    from ultraep_sim.policies import api
+
+    times = iter([900.0, 800.0, 30.0, 40.0])
+    real = api.plan
+
+    def slow_at_first(*arguments, **options):
+        return replace(real(*arguments, **options), solve_us=next(times))
+
+    monkeypatch.setattr(api, "plan", slow_at_first)
+    answer = invoke("plan", loads, "--ranks", 8, "--slots", 2, "--json")
+    assert json.loads(answer.out)["solve_us"] == 30.0
+
+
+def test_slots_a_policy_takes_beyond_those_asked_are_said(invoke, loads):
+    arguments = ("plan", loads, "--ranks", 8, "--slots", 0, "--policy")
+    assert "4 slots a rank (asked 0, takes 4)" in invoke(*arguments, "moonep").out
+    assert "0 slots a rank, domains" in invoke(*arguments, "ultraep").out
+
+
+def test_too_many_experts_name_the_file(invoke, tmp_path):
+    np.save(tmp_path / "many.npy", np.ones(70_000, np.int64))
+    answer = invoke("plan", tmp_path / "many.npy", "--ranks", 4, "--slots", 1)
+    assert_one_line_error(answer, "many.npy: experts", "70000", "give 1 to 65536")
+
+
+def test_an_empty_path_is_not_the_current_directory(invoke):
+    answer = invoke("plan", "", "--ranks", 4, "--slots", 1)
+    assert_one_line_error(answer, "LOADS", "empty path", "''", "name an .npy file")
 
 
 def test_target_and_domain_are_obeyed(invoke, loads):

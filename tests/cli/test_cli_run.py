@@ -188,6 +188,30 @@ def test_a_wrong_out_fails_before_the_work(small, tmp_path, invoke):
     assert_one_line_error(answer, "file", "check the path")
 
 
+def test_an_empty_path_is_not_the_current_directory(small, invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = invoke("run", small, "--out", "")
+    assert_one_line_error(answer, "--out", "empty path", "''", "name a directory")
+    answer = invoke("run", "")
+    assert_one_line_error(answer, "SCENARIO", "empty path", "''", "name a YAML file")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "needles"),
+    [
+        ("imbalance: 1.8", "imbalance: 100", ["workload.synthetic.imbalance", "(got 100.0)"]),
+        ("ranks: 8,", "ranks: 1,", ["ep.ranks: ranks must be", "(got 1)", "change ranks"]),
+    ],
+)
+def test_a_workload_that_cannot_be_drawn_names_the_key(old, new, needles, tmp_path, invoke):
+    file = tmp_path / "drawn.yaml"
+    file.write_text(SMALL.replace(old, new))
+    answer = invoke("run", file, "--out", tmp_path / "o", "--no-plots")
+    assert_one_line_error(answer, "drawn.yaml: ", *needles)
+    assert "synthesize" not in answer.err
+
+
 def test_a_missing_scenario_suggests_one(tmp_path, invoke, small):
     answer = invoke("run", tmp_path / "smal.yaml")
     assert_one_line_error(answer, "smal.yaml", "no such scenario", "did you mean", "small.yaml")

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ultraep_sim.commands import interrupt
+from ultraep_sim.errors import InputError
 
 Report = Callable[[str, int, int], None]
 
@@ -40,6 +42,19 @@ def print_renderable(*items: RenderableType) -> None:
     for item in items:
         console.print(item)
     sys.stdout.flush()
+
+
+def given_path(text: str, place: str, remedy: str) -> Path:
+    """Return the path a person typed; an empty one (an unset variable) must not mean ``.``.
+
+    Raises
+    ------
+    InputError
+        It is empty; ``place`` and ``remedy`` go into the message.
+    """
+    if not text:
+        raise InputError("an empty path", place=place, value=text, remedy=remedy)
+    return Path(text)
 
 
 def note(text: str) -> None:

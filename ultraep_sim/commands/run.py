@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ultraep_sim.commands.console import note, print_json, print_renderable, progress_bars
+from ultraep_sim.commands.console import (
+    given_path,
+    note,
+    print_json,
+    print_renderable,
+    progress_bars,
+)
 from ultraep_sim.errors import InputError, ScenarioError
 
 if TYPE_CHECKING:
@@ -27,14 +33,25 @@ Examples:
 
 DEFAULT = Path("scenarios") / "quickstart.yaml"
 
+# Argument of `ultraep_sim.trace.synthesize`: the key of the scenario it comes from.
+KEYS = {
+    "imbalance": "workload.synthetic.imbalance",
+    "drift": "workload.synthetic.drift",
+    "num_layers": "workload.synthetic.layers",
+    "steps": "workload.synthetic.steps",
+    "tokens_per_rank": "workload.tokens_per_rank",
+    "source_ranks": "ep.ranks",
+    "at_ranks": "ep.ranks",
+}
+
 
 def run(
     scenario: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(metavar="SCENARIO", help="YAML file. [default: scenarios/quickstart.yaml]"),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="DIR", help="Where the results go. [default: runs/<scenario name>]"),
     ] = None,
     sets: Annotated[
@@ -64,14 +81,18 @@ def run(
     from ultraep_sim.report.plots import write_plots
     from ultraep_sim.scenario import load_scenario
 
-    path = scenario or default_scenario()
+    if scenario is None:
+        path = default_scenario()
+    else:
+        path = given_path(scenario, "SCENARIO", "name a YAML file, or leave it out")
+    target = None if out is None else given_path(out, "--out", "name a directory, or leave it out")
     chosen = _only(load_scenario(path, sets or ()), policy or ())
-    directory = _prepare(out or Path("runs") / chosen.name)
+    directory = _prepare(target or Path("runs") / chosen.name)
     with progress_bars() as progress:
         try:
             result = run_scenario(chosen, progress=progress)
         except InputError as error:
-            raise error.at(file=path) from error
+            raise _named_as_key(error, chosen).at(file=path) from error
         result.write(directory, [Path(sys.argv[0]).name, *sys.argv[1:]])
         plots = [] if no_plots else write_plots(directory, progress=progress)
     if as_json:
@@ -79,6 +100,27 @@ def run(
     else:
         _show(result)
     note(f"wrote {directory}: result.parquet, summary.json, scenario.yaml" + _names(plots))
+
+
+def _named_as_key(error: InputError, scenario: Scenario) -> InputError:
+    """Name the key of the scenario where a drawn workload's error names the library's argument."""
+    place = str(error.place)
+    if scenario.workload.synthetic is None or not place.startswith("synthesize"):
+        return error
+    # The place is "synthesize(imbalance=...)", or else the problem begins with the argument.
+    _, named, rest = place.partition("(")
+    argument = rest.partition("=")[0] if named else error.problem.partition(" ")[0]
+    key = KEYS.get(argument)
+    if key is None:
+        return error
+    word = key.rpartition(".")[2]
+    return type(error)(
+        error.problem if named else error.problem.replace(argument, word, 1),
+        file=error.file,
+        place=key,
+        value=error.value,
+        remedy=error.remedy if named else f"change {word}",
+    )
 
 
 def default_scenario() -> Path:
