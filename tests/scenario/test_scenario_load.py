@@ -200,6 +200,27 @@ def test_a_bad_override_names_itself(tmp_path, sets, needles):
         assert needle in message, message
 
 
+def test_more_pipeline_stages_than_layers(tmp_path):
+    text = GOOD.replace("slots_per_rank: 2", "slots_per_rank: 2, pipeline_stages: 1000")
+    message = error_of(tmp_path, text)
+    for needle in ("s.yaml", "line 4, ep.pipeline_stages", "94 layers", "1000", "give 1 to 94"):
+        assert needle in message, message
+    load_scenario(write(tmp_path, text.replace("1000", "94")))
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("policies.-1=ideal", "an index from 0 to 2, or 3 to append"),
+        ("policies.-1.label=x", "an index from 0 to 2"),
+    ],
+)
+def test_the_bound_of_an_index_says_what_appends(tmp_path, text, bound):
+    assert error_of(tmp_path, GOOD, text).endswith(bound)
+    appended = load_scenario(write(tmp_path, GOOD), ["policies.3=ideal"])
+    assert appended.policies[3].name == "ideal"
+
+
 def test_files_that_are_no_scenario(tmp_path):
     for name, content, needle in (
         ("empty", b"", "empty"),

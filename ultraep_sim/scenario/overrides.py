@@ -99,9 +99,12 @@ def _index(
     stop = len(items) + append
     if isinstance(part, int) and part < stop:
         return part
+    last = len(items) - 1
+    inside = f"use an index from 0 to {last}" if items else "it has no entry"
+    end = f"{inside}, or {len(items)} to append" if items else "use 0 to append"
     raise ScenarioError(
         f"{at} is a list of {len(items)}",
         place=f"--set {override.text}",
         value=part,
-        remedy=f"use an index from 0 to {stop - 1}",
+        remedy=end if append else inside,
     )

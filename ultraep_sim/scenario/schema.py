@@ -286,6 +286,18 @@ class Scenario(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Scenario:
+        stages, layers = self.ep.pipeline_stages, self.model.layers
+        if stages > layers:
+            raise InputError(
+                f"more pipeline stages than the {layers} layers of the model",
+                place="ep.pipeline_stages",
+                value=stages,
+                remedy=f"give 1 to {layers}",
+            )
+        return self
+
     @property
     def source_path(self) -> Path | None:
         """The file it was read from; None for one built in Python."""
