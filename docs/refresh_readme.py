@@ -1,4 +1,4 @@
-"""Recompute the README's table and picture, and the published planner table of docs/planner.md.
+"""Recompute the README's table and picture, and the published tables of the pages in docs/.
 
 `make readme` runs this; `tests/test_readme.py` fails where either says anything else.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from ultraep_sim.scenario import load_scenario
 from ultraep_sim.validate.published import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the published breakdown is set up among the tests
+from tests.engine import anchors  # noqa: E402  (needs the line above)
+
 README = ROOT / "README.md"
 PLANNER = ROOT / "docs" / "planner.md"
+ACCURACY = ROOT / "docs" / "accuracy.md"
 SCENARIO = ROOT / "scenarios" / "quickstart.yaml"
 PICTURE = ROOT / "docs" / "imbalance.png"
 BEGIN, END = "<!-- begin: make readme -->", "<!-- end: make readme -->"
@@ -43,6 +48,11 @@ def planner_block() -> str:
     return "\n\n".join((BEGIN, markdown(), END))
 
 
+def accuracy_block() -> str:
+    """Return what stands between the markers of docs/accuracy.md."""
+    return "\n\n".join((BEGIN, anchors.markdown(), END))
+
+
 def replaced(text: str, new: str) -> str:
     """Return a page with the block between its markers replaced."""
     head, _, rest = text.partition(BEGIN)
@@ -56,12 +66,12 @@ def main() -> None:
     """Run the quickstart and write README and picture."""
     result = run_scenario(load_scenario(SCENARIO))
     README.write_text(replaced(README.read_text(encoding="utf-8"), block(result)), encoding="utf-8")
-    page = PLANNER.read_text(encoding="utf-8")
-    PLANNER.write_text(replaced(page, planner_block()), encoding="utf-8")
+    for page, new in ((PLANNER, planner_block()), (ACCURACY, accuracy_block())):
+        page.write_text(replaced(page.read_text(encoding="utf-8"), new), encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         write_plots(result.write(folder, ["make", "readme"]))
         shutil.copy(Path(folder) / "imbalance.png", PICTURE)
-    print(f"wrote {README}, {PLANNER} and {PICTURE}")
+    print(f"wrote {README}, {PLANNER}, {ACCURACY} and {PICTURE}")
 
 
 if __name__ == "__main__":

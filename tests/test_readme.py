@@ -42,6 +42,14 @@ def test_the_planner_page_shows_what_is_computed(refresh):
     )
 
 
+def test_the_accuracy_page_shows_what_is_computed(refresh):
+    page = refresh.ACCURACY.read_text(encoding="utf-8")
+    assert refresh.accuracy_block() in page, "run: make readme"
+    misses = {row.what: f"{-100 * row.error:.0f} %" for row in refresh.anchors.breakdown()}
+    for part in ("forward token_all_to_all none", "forward token_all_to_all ultraep"):
+        assert misses[part] in README, part
+
+
 def test_our_planner_table_stays_close_to_the_published_one():
     """The rows whose loads are described (README) within 15 %; the others are explained in docs."""
     rows = list(published_rows())

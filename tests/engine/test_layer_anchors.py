@@ -8,16 +8,6 @@ import pytest
 
 from . import anchors
 
-pytestmark = pytest.mark.skipif(
-    not anchors.ANCHORS.is_dir(), reason="the published figures are not beside the repository"
-)
-
-FITTED = {
-    "forward moe_compute ideal",
-    "forward token_all_to_all ideal",
-    "backward moe_compute ideal",
-    "backward token_all_to_all ideal",
-}
 # Predicted from the imbalance alone: relative error, low and high.
 PREDICTED = {
     "forward moe_compute none": (-0.12, -0.06),
@@ -36,7 +26,7 @@ def by_name(rack: str = "paper-rack64") -> dict[str, anchors.Row]:
     return {row.what: row for row in anchors.breakdown(rack)}
 
 
-@pytest.mark.parametrize("what", sorted(FITTED))
+@pytest.mark.parametrize("what", sorted(anchors.FITTED))
 def test_ideal_rows_are_what_was_fitted(what: str) -> None:
     assert abs(by_name()[what].error) < 0.005
 
@@ -59,6 +49,9 @@ def test_overhead_is_near_the_published_hot_path() -> None:
     assert 0.25e-3 < forward < 0.35e-3
 
 
+@pytest.mark.skipif(
+    not anchors.ANCHORS.is_dir(), reason="the published figures are not beside the repository"
+)
 def test_direct_distribution_rows() -> None:
     rows = anchors.distribution()
     assert len(rows) >= 3
