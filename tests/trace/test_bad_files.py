@@ -62,6 +62,16 @@ def test_what_the_system_refuses_is_not_called_damaged(path, number, says, monke
     assert "record it again" not in text
 
 
+def test_a_file_that_went_away_between_opening_and_reading(path):
+    toy_trace().write(path)
+    trace = load_trace(path)
+    path.unlink()
+    with pytest.raises(TraceError) as caught:
+        list(trace)
+    says = "cannot be read (No such file or directory); check the path and the disk"
+    assert str(caught.value) == f"{path}: {says}"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_a_file_without_permission(path):
     toy_trace().write(path)

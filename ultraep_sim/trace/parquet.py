@@ -405,13 +405,16 @@ def _check_kind(path: Path) -> None:
 _FROM_CONTENTS = {errno.EINVAL, errno.EOVERFLOW, errno.ENOMEM, errno.EFBIG}
 
 
-def _system_refusal(error: Exception) -> str | None:
-    """Return what to do where the system, not the file's contents, stops a reader."""
-    if not isinstance(error, OSError) or error.errno in _FROM_CONTENTS | {None}:
+def _system_refusal(error: Exception) -> tuple[str, str] | None:
+    """Return reason and remedy where the system, not the file's contents, stops a reader."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None or number in _FROM_CONTENTS:
         return None  # pyarrow raises OSError without a number for damaged contents
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "check its permissions"
-    return "check the path and the disk"
+    permission = number in (errno.EACCES, errno.EPERM)
+    # pyarrow's own text repeats the path and where in Arrow it happened.
+    return os.strerror(number), (
+        "check its permissions" if permission else "check the path and the disk"
+    )
 
 
 @contextmanager
@@ -423,9 +426,10 @@ def _one_line(path: Path, verb: str = "read") -> Iterator[None]:
         raise
     # pyarrow's errors derive from these; a damaged header can also ask for absurd memory.
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MemoryError) as error:
-        if verb == "read" and (todo := _system_refusal(error)):
-            reason = getattr(error, "strerror", None) or str(error)
-            raise TraceError(f"cannot be read ({reason})", file=path, remedy=todo) from None
+        if verb == "read" and (refusal := _system_refusal(error)):
+            raise TraceError(
+                f"cannot be read ({refusal[0]})", file=path, remedy=refusal[1]
+            ) from None
         # Keep the reason, not the place in Arrow's sources that follows it.
         reason = " ".join(str(error).split("Detail:")[0].split()) or type(error).__name__
         remedy = _DAMAGED if verb == "read" else "check the folder, its permissions and the disk"
