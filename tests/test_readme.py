@@ -48,6 +48,12 @@ def test_the_accuracy_page_shows_what_is_computed(refresh):
     misses = {row.what: f"{-100 * row.error:.0f} %" for row in refresh.anchors.breakdown()}
     for part in ("forward token_all_to_all none", "forward token_all_to_all ultraep"):
         assert misses[part] in README, part
+    ours, published = (
+        re.search(rf"reaches .*?(\d+) % (?:of `ideal` )?as {kind}", page)[1]
+        for kind in ("simulated", "published")
+    )
+    prose = " ".join(README.split())
+    assert f"reaches {ours} % of `ideal` forward where {published} % is published" in prose
 
 
 def test_our_planner_table_stays_close_to_the_published_one():

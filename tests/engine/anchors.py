@@ -141,8 +141,8 @@ def _forward_sums() -> str:
     ideal, gain = sums["ideal"] / sums["ultraep"], sums["none"] / sums["ultraep"]
     return (
         f"Summed over the forward layer, `ultraep` is {gain[0]:.2f}x faster than `none` as "
-        f"published and {gain[1]:.2f}x\nas simulated, and reaches {100 * ideal[0]:.0f} % of `ideal` "
-        f"as published and {100 * ideal[1]:.0f} % as simulated."
+        f"published and {gain[1]:.2f}x\nas simulated, and reaches {100 * ideal[0]:.0f} % of "
+        f"`ideal` as published and {100 * ideal[1]:.0f} % as simulated."
     )
 
 
