@@ -239,3 +239,10 @@ def test_notes_say_what_is_not_charged(small):
     assert not told("stragglers")
     (note,) = told("stragglers", "policies=[{name: mosaic, speeds: [1, 1, 1, 1, 1, 1, 1, 2]}]")
     assert note.startswith("mosaic plans")
+
+
+def test_more_slots_than_offered_are_told_and_charged(small):
+    result = run_scenario(small("policies=[none,moonep]", "ep.slots_per_rank=0"))
+    assert any("moonep needs 2 slots" in note for note in result.notes)
+    memory = {use["policy"]: use["parts"]["slot weights"] for use in result.memory}
+    assert memory["moonep"] > memory["none"] == 0

@@ -161,7 +161,7 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
         workload.label,
         workload.trace.meta.to_dict(),
         workload.trace.digest,
-        _notes(scenario, workload, warm, memory, prices),
+        _notes(scenario, workload, warm, memory, prices) + _slots_taken(scenario, replays),
     )
 
 
@@ -361,6 +361,18 @@ def _notes(
             f"routing of {workload.trace.meta.model} drives the shape of {scenario.model.name}"
         )
     return notes + _not_charged(scenario, workload, prices)
+
+
+def _slots_taken(scenario: Scenario, replays: list[PolicyReplay]) -> list[str]:
+    """Say which listed policies took more slots than the scenario offers."""
+    offered = scenario.ep.slots_per_rank
+    labels = {spec.label for spec in scenario.policies}
+    return [
+        f"{item.label} needs {slots} slots a rank where {offered} are offered; its memory is "
+        "charged with them"
+        for item in replays
+        if item.label in labels and (slots := item.policy.layout.slots_per_rank) > offered
+    ]
 
 
 def _not_charged(
