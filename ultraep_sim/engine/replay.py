@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PolicyError
-from ..planning import LoadStats, StatsBuilder
+from ..planning import LoadStats, StatsBuilder, expert_loads
 from ..policies import Policy, PolicyState
 from ..trace import Record
 
@@ -66,17 +66,23 @@ class PolicyReplay:
         self._states: dict[int, PolicyState] = {}
         self._below: tuple[tuple[int, int, int], NDArray[np.int64]] | None = None
 
-    def add(self, record: Record, loads: NDArray[np.int64], step_every: int) -> None:
-        """Plan one record and book its counts."""
+    def add(
+        self,
+        record: Record,
+        loads: NDArray[np.int64],
+        total: NDArray[np.int64],
+        step_every: int,
+    ) -> None:
+        """Plan one record and book its counts; ``total`` is its expert loads."""
         state = self._state(record, step_every)
         plan = self.policy.plan(loads, state)
         self.warm[len(self.builder)] = state.warm
         self.builder.add(plan, state.moved)
-        state.previous = loads.sum(axis=0)
+        state.previous = total
         above = (record.step, record.micro_batch, record.layer + 1)
-        self._below = (above, state.previous)
+        self._below = (above, total)
         if self.policy.cadence_steps is not None:
-            state.history.add(record.step, state.previous)
+            state.history.add(record.step, total)
 
     def _state(self, record: Record, step_every: int) -> PolicyState:
         state = self._states.get(record.layer)
@@ -145,11 +151,12 @@ def replay(
 
     for record in records:
         loads = record.loads.astype(np.int64)
+        total = expert_loads(loads)
         for item in replays:
-            item.add(record, loads, step_every)
-        at_home = np.bincount(layout.home, loads.sum(axis=0), layout.num_ranks)
-        total = at_home.sum()
-        before.append(float(at_home.max()) * layout.num_ranks / total if total else 1.0)
+            item.add(record, loads, total, step_every)
+        at_home = np.bincount(layout.home, total, layout.num_ranks)
+        pairs = at_home.sum()
+        before.append(float(at_home.max()) * layout.num_ranks / pairs if pairs else 1.0)
         keys.append((record.step, record.micro_batch, record.layer))
         count += 1
         if replays[0].builder.full:

@@ -30,12 +30,11 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import PolicyError
 from .layout import EPLayout
 from .mosaic_probe import SPEED_ONE, allocate, capacity, probe, views
-from .quota import QuotaOptions, Solution
+from .quota import PROBES, TARGET_SCALE, QuotaOptions, Solution
 from .tighten import tighten
 
 Effort = Literal["fast", "thorough"]
 
-PROBES = 7
 MIN_SPEED, MAX_SPEED = 2**-10, 16.0  # keeps every product of a load and a speed in int64
 # Shuffled passes at the final threshold, at a threshold that is only probed, and how fine the
 # search ends (mean / resolution).
@@ -88,7 +87,7 @@ class MosaicOptions:
     @property
     def tight(self) -> bool:
         """Whether the best possible balance is asked for, whatever it takes to find."""
-        return self.effort == "thorough" and QuotaOptions(self.target).target_scaled == 10_000
+        return self.effort == "thorough" and QuotaOptions(self.target).target_scaled == TARGET_SCALE
 
     @cached_property
     def numbers(self) -> NDArray[np.int64]:
@@ -308,7 +307,7 @@ def _rank_loads(loads, problem, numbers, work):  # type: ignore[no-untyped-def]
             total += load
             speed += speeds[r]
             high = max(high, (load * SPEED_ONE + speeds[r] - 1) // speeds[r])
-        wanted = (total * numbers[0] + 9_999) // 10_000
+        wanted = (total * numbers[0] + TARGET_SCALE - 1) // TARGET_SCALE
         first = max(first, (wanted * SPEED_ONE + speed - 1) // speed)
         mean = max(mean, total * SPEED_ONE // speed)
     _sort_experts(loads, first, problem, work)

@@ -43,12 +43,11 @@ def tighten(loads: NDArray[np.int64], layout: EPLayout, found: Solution) -> Solu
         Its threshold is its largest rank load.
     """
     slots = layout.slots_per_rank
-    rank_load = np.bincount(layout.home, loads, layout.num_ranks).astype(np.int64)
-    after = rank_load.copy()
+    if slots == 0:
+        return found
+    after = np.bincount(layout.home, loads, layout.num_ranks).astype(np.int64)
     np.subtract.at(after, layout.home[found.expert], found.quota)
     np.add.at(after, found.rank, found.quota)
-    if slots == 0 or len(loads) == 0:
-        return found
     held = np.full((layout.num_ranks, slots), -1, np.int64)
     used = np.zeros(layout.num_ranks, np.int64)
     for expert, rank in zip(found.expert, found.rank, strict=True):

@@ -254,3 +254,17 @@ def positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise PolicyError("not a positive whole number", place=name, value=value)
     return value
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Check an option that names a choice.
+
+    Raises
+    ------
+    PolicyError
+        If it is none of them.
+    """
+    if value not in allowed:
+        raise PolicyError(
+            "unknown choice", place=name, value=value, remedy="one of " + ", ".join(allowed)
+        )

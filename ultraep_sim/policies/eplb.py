@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import PolicyError
 from ..planning import EPLayout, Plan
 from ..planning.assemble import even_quotas
-from .base import DecisionPrice, PolicyState, Transport, nothing, positive
+from .base import DecisionPrice, PolicyState, nothing, positive
 from .history import HistoryPolicy
 from .replication import pack, rebalance, replicate
 
@@ -72,13 +71,7 @@ class EPLB(HistoryPolicy):
         num_groups: int = 1,
         num_nodes: int = 1,
     ) -> None:
-        super().__init__(layout, cadence_steps, window_steps)
-        if migration not in ("migrate", "free"):
-            raise PolicyError(
-                "unknown migration", place="migration", value=migration,
-                remedy="give migrate or free",
-            )  # fmt: skip
-        self._migration = migration
+        super().__init__(layout, cadence_steps, window_steps, migration)
         self._groups = positive("num_groups", num_groups)
         self._nodes = positive("num_nodes", num_nodes)
         self.fallback = _why_global(layout, num_groups, num_nodes)
@@ -107,9 +100,8 @@ class EPLB(HistoryPolicy):
     def price(self) -> DecisionPrice:
         """Return zero for the decision; moving weights is charged when they move."""
         zero = nothing("planned on the host beside the running batch")
-        transport: Transport = "migrate" if self._migration == "migrate" else "free"
         return DecisionPrice(
-            zero, zero, zero, nothing("a static table maps tokens"), transport, hidden=True
+            zero, zero, zero, nothing("a static table maps tokens"), self._transport, hidden=True
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..planning import EPLayout
-from .base import Policy, PolicyState, positive
+from .base import Policy, PolicyState, Transport, one_of, positive
 
 
 class HistoryPolicy(Policy):
@@ -19,17 +19,25 @@ class HistoryPolicy(Policy):
         Global batches between two placements.
     window_steps : int, optional
         Global batches the mean is taken over; default the cadence.
+    migration : {"migrate", "free"}
+        Whether moving weights takes time.
     """
 
     exact = False
 
     def __init__(
-        self, layout: EPLayout, cadence_steps: int, window_steps: int | None = None
+        self,
+        layout: EPLayout,
+        cadence_steps: int,
+        window_steps: int | None = None,
+        migration: str = "migrate",
     ) -> None:
         super().__init__(layout)
         self._cadence = positive("cadence_steps", cadence_steps)
         window = cadence_steps if window_steps is None else window_steps
         self._window = positive("window_steps", window)
+        one_of("migration", migration, ("migrate", "free"))
+        self._transport: Transport = "migrate" if migration == "migrate" else "free"
 
     @property
     def cadence_steps(self) -> int:

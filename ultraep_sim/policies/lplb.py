@@ -16,11 +16,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import PolicyError
 from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan
 from ..planning.splitting import split_min_max
-from .base import EXCHANGE, REROUTE, DecisionPrice, PolicyState, nothing
+from .base import EXCHANGE, REROUTE, DecisionPrice, PolicyState, nothing, one_of
 from .eplb import Placement, number_slots, received
 from .history import HistoryPolicy
 from .replication import pack
@@ -69,17 +68,9 @@ class LPLB(HistoryPolicy):
         order: str = "eplb",
         migration: str = "migrate",
     ) -> None:
-        super().__init__(layout, cadence_steps, window_steps)
-        for name, value, known in (
-            ("order", order, ("eplb", "home")),
-            ("migration", migration, ("migrate", "free")),
-        ):
-            if value not in known:
-                raise PolicyError(
-                    "unknown choice", place=name, value=value, remedy=f"give {' or '.join(known)}"
-                )
+        super().__init__(layout, cadence_steps, window_steps, migration)
+        one_of("order", order, ("eplb", "home"))
         self._packs = order == "eplb"
-        self._free = migration == "free"
         self._targets, self._bounds = copy_graph(layout)
 
     def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
@@ -129,7 +120,7 @@ class LPLB(HistoryPolicy):
         """Return exchange and solver every micro-batch; no weights between two placements."""
         return DecisionPrice(
             EXCHANGE, SOLVE, nothing("the copies are in place"), REROUTE,
-            "free" if self._free else "migrate",
+            self._transport,
         )  # fmt: skip
 
 

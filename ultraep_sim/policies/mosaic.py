@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +11,7 @@ from ..errors import PolicyError
 from ..model.provenance import Quantity
 from ..planning import EPLayout, MosaicOptions, MosaicSolver, Plan, Solution, expert_loads
 from ..planning.assemble import plan_from_replicas
-from .base import EXCHANGE, REROUTE, TASKS, CostModel, DecisionPrice, Policy, PolicyState
+from .base import EXCHANGE, REROUTE, TASKS, CostModel, DecisionPrice, Policy, PolicyState, one_of
 from .worth import cheapest
 
 SOLVE = {
@@ -68,8 +67,8 @@ class Mosaic(Policy):
         cost: CostModel | None = None,
     ) -> None:
         super().__init__(layout)
-        _one_of("cross", cross, ("never", "always", "pays"))
-        _one_of("objective", objective, ("balance", "time"))
+        one_of("cross", cross, ("never", "always", "pays"))
+        one_of("objective", objective, ("balance", "time"))
         self._inside = MosaicOptions(target, effort, tile_rows)  # type: ignore[arg-type]  # checked
         self._across = MosaicOptions(target, effort, tile_rows, cross=True)  # type: ignore[arg-type]
         self._solver = MosaicSolver(layout, speeds)
@@ -110,10 +109,3 @@ class Mosaic(Policy):
     def price(self) -> DecisionPrice:
         """Return the published hot path with our solve time."""
         return DecisionPrice(EXCHANGE, SOLVE[self.effort], TASKS, REROUTE, "stream", relay=True)
-
-
-def _one_of(place: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise PolicyError(
-            "unknown choice", place=place, value=value, remedy="one of " + ", ".join(allowed)
-        )

@@ -12,12 +12,11 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import PolicyError
 from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan, QuotaOptions, QuotaSolver
 from ..planning.assemble import plan_from_replicas
 from ..planning.splitting import split_min_max
-from .base import EXCHANGE, REROUTE, DecisionPrice, Policy, PolicyState, nothing
+from .base import EXCHANGE, REROUTE, DecisionPrice, Policy, PolicyState, nothing, one_of
 
 SOLVE = Quantity(
     20.0, "us", "assumed", "the split alone; the whole quota planner takes 56 us", 5.0, 60.0
@@ -53,10 +52,7 @@ class Predictive(Policy):
 
     def __init__(self, layout: EPLayout, *, source: str = "step", target: float = 1.01) -> None:
         super().__init__(layout)
-        if source not in ("step", "layer"):
-            raise PolicyError(
-                "unknown prediction", place="source", value=source, remedy="give step or layer"
-            )
+        one_of("source", source, ("step", "layer"))
         self._from_layer = source == "layer"
         self._options = QuotaOptions(target)
         self._solver = QuotaSolver(layout)
