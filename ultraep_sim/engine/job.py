@@ -136,13 +136,13 @@ class Job:
             )
         if self.overlap == "two_batch" and self.micro_batches % 2:
             raise _refused("micro_batches", self.micro_batches, "two_batch wants an even number")
-        if self.overlap == "two_batch" and self.schedule == "interleaved":
-            if (self.micro_batches // 2) % self.stages:
-                raise _refused(
-                    "micro_batches",
-                    self.micro_batches,
-                    f"interleaved pairs want a multiple of {2 * self.stages}",
-                )
+        pairs = self.micro_batches // 2
+        if (self.overlap, self.schedule) == ("two_batch", "interleaved") and pairs % self.stages:
+            raise _refused(
+                "micro_batches",
+                self.micro_batches,
+                f"interleaved pairs want a multiple of {2 * self.stages}",
+            )
         if self.overlap == "dualpipe" and self.schedule != "1f1b":
             raise _refused("schedule", self.schedule, "dualpipe wants 1f1b")
         if len(self.layers) != self.virtual_stages:
