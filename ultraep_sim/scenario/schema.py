@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -27,12 +25,15 @@ from ultraep_sim.errors import InputError
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.shapes import ModelShape
 from ultraep_sim.scenario import presets
+from ultraep_sim.scenario.strict import Strict
+from ultraep_sim.scenario.training import TrainingSpec, training_fits
 
 if TYPE_CHECKING:
     from ultraep_sim.planning import EPLayout
 
 Phase = Literal["training", "prefill"]
 Dtype = Literal["bf16", "fp8", "fp4"]
+Overlap = Literal["none", "shared_expert", "two_batch", "dualpipe"]
 
 # The count of a rank must stay below 2^31 (the planner's integer contract) for any routing.
 MAX_TOKENS_PER_RANK = 1 << 22
@@ -40,12 +41,8 @@ MAX_RANKS = 4096
 MAX_SLOTS = 1024
 
 
-class Strict(BaseModel):
-    """No unknown keys, no silent conversion, no NaN; frozen."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True
-    )
+# Optional sections, in the order a resolved scenario lists them.
+_SECTIONS = ("training",)
 
 
 class EPSpec(Strict):
@@ -89,12 +86,15 @@ class SyntheticSpec(Strict):
     drift : float
         Standard deviation of each expert's log popularity around its profile, as it wanders from
         step to step; 0 for a fixed profile.
+    noise : float
+        The same, drawn anew for every micro-batch: what one batch of text differs from the next.
     """
 
     imbalance: float = Field(ge=1.0, le=1000.0)
     layers: int = Field(default=8, ge=1, le=1000)
     steps: int = Field(default=20, ge=1, le=100_000)
     drift: float = Field(default=0.0, ge=0.0, le=3.0)
+    noise: float = Field(default=0.0, ge=0.0, le=3.0)
 
 
 class WorkloadSpec(Strict):
@@ -197,8 +197,10 @@ class EngineSpec(Strict):
 
     Attributes
     ----------
-    mode : {"fast"}
-        The vectorised closed-form path.
+    mode : {"fast", "event"}
+        How iterations are arranged in time: by the vectorised closed form, or event by event,
+        which alone knows spells that begin or end inside an iteration. A single layer is always
+        timed in closed form.
     recompute : {"none", "full"}
         Activation recomputation in training.
     weight_dtype, dispatch_dtype, combine_dtype : {"bf16", "fp8", "fp4"}
@@ -207,8 +209,10 @@ class EngineSpec(Strict):
         Rows of a grouped-GEMM tile.
     relay : {"auto", "off"}
         Two-stage weight relay where the policy allows it.
-    overlap : {"none", "shared_expert"}
-        Whether shared experts run behind dispatch and combine.
+    overlap : {"none", "shared_expert", "two_batch", "dualpipe"}
+        Whether shared experts run behind dispatch and combine, or (in whole iterations) the
+        all-to-alls of one micro-batch behind the kernels of another: two forwards or two
+        backwards (``two_batch``), or a forward and a backward (``dualpipe``).
     restore : {"exposed", "overlapped"}
         Whether the backward's restore of replica weights hides behind attention.
     warmup : {"exclude", "include"}
@@ -216,14 +220,14 @@ class EngineSpec(Strict):
         left out of every policy's means alike.
     """
 
-    mode: Literal["fast"] = "fast"
+    mode: Literal["fast", "event"] = "fast"
     recompute: Literal["none", "full"] = "none"
     weight_dtype: Dtype = "bf16"
     dispatch_dtype: Dtype = "bf16"
     combine_dtype: Dtype = "bf16"
     tile_rows: int = Field(default=128, ge=1, le=4096)
     relay: Literal["auto", "off"] = "auto"
-    overlap: Literal["none", "shared_expert"] = "none"
+    overlap: Overlap = "none"
     restore: Literal["exposed", "overlapped"] = "exposed"
     warmup: Literal["exclude", "include"] = "exclude"
 
@@ -241,6 +245,8 @@ class Scenario(Strict):
     policies : list of PolicySpec
         With unique labels.
     engine : EngineSpec
+    training : TrainingSpec or None
+        Times whole training iterations; None times layers.
     seed : int
     """
 
@@ -258,6 +264,7 @@ class Scenario(Strict):
         min_length=1, max_length=64
     )
     engine: EngineSpec = EngineSpec()
+    training: TrainingSpec | None = None
     seed: int = Field(default=0, ge=0, lt=1 << 63)
 
     _source_path: Path | None = PrivateAttr(default=None)
@@ -296,6 +303,11 @@ class Scenario(Strict):
                 value=stages,
                 remedy=f"give 1 to {layers}",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> Scenario:
+        training_fits(self)
         return self
 
     @property
@@ -339,6 +351,7 @@ class Scenario(Strict):
             "workload": workload,
             "policies": [spec.written() for spec in self.policies],
             "engine": values["engine"],
+            **{name: values[name] for name in _SECTIONS if values[name] is not None},
             "seed": values["seed"],
         }
 

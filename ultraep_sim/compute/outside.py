@@ -1,0 +1,63 @@
+"""What a training step computes outside its MoE layers."""
+
+from __future__ import annotations
+
+from ultraep_sim.compute.attention import attention_time, dense_time
+from ultraep_sim.model.profiles import Direction, GpuProfile
+from ultraep_sim.model.provenance import assumed
+from ultraep_sim.model.shapes import ModelShape
+
+_BF16, _FP32 = 2.0, 4.0
+
+#: Times the logits of a micro-batch pass HBM in a forward and its loss.
+LOGIT_PASSES = assumed(4, "1", "fp32 logits written, read by the softmax twice, once by loss", 2, 8)
+
+#: Bytes a parameter costs an Adam step in mixed precision.
+ADAM_BYTES = assumed(
+    30, "1", "fp32 gradient, master and two moments read; master, moments, bf16 written", 26, 44
+)
+
+
+def dense_layer_time(
+    shape: ModelShape,
+    gpu: GpuProfile,
+    tokens: int,
+    sequence_length: int,
+    direction: Direction = "forward",
+) -> float:
+    """Time of one layer with a dense feed-forward network, on one rank.
+
+    Parameters
+    ----------
+    shape, gpu : ModelShape, GpuProfile
+        What runs on what.
+    tokens, sequence_length : int
+        Tokens of the rank in one micro-batch; of one sequence.
+    direction : {"forward", "backward"}
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
+    network = dense_time(3.0 * shape.hidden * shape.dense_ffn, gpu, tokens, direction)
+    return attention_time(shape, gpu, tokens, sequence_length, direction) + network
+
+
+def embedding_time(shape: ModelShape, gpu: GpuProfile, tokens: int) -> float:
+    """Time of looking up (or adding to the gradient of) one row a token, in seconds."""
+    return 2 * tokens * shape.hidden * _BF16 / gpu.memory_rate if shape.vocabulary else 0.0
+
+
+def head_time(
+    shape: ModelShape, gpu: GpuProfile, tokens: int, direction: Direction = "forward"
+) -> float:
+    """Time of logits and loss of a rank's tokens, in seconds; no vocabulary, no time."""
+    params = float(shape.vocabulary) * shape.hidden
+    logits = LOGIT_PASSES.si * tokens * shape.vocabulary * _FP32 / gpu.memory_rate
+    return dense_time(params, gpu, tokens, direction) + logits
+
+
+def optimizer_time(gpu: GpuProfile, params: float) -> float:
+    """Time of an Adam step over the parameters a rank holds the state of, in seconds."""
+    return ADAM_BYTES.si * params / gpu.memory_rate
