@@ -1,8 +1,10 @@
 """Synthetic routing: skewed expert popularity that hits a target imbalance. Never "recorded".
 
-Scope: popularity is fixed per layer, with an optional slow drift; tokens are independent.
-Sequence locality (tokens of a sequence repeat experts) and switches of domain come later;
-until then, synthetic traces have sources that are more alike than real ones.
+Popularity is a profile per layer that may drift slowly from step to step, with noise drawn anew
+for every micro-batch (the sequences in it differ) and for every source of a micro-batch (a rank
+holds one sequence). Given its source's popularity, a token is independent of the others: that
+tokens of one sequence repeat experts is in the source's noise only, and switches of domain are not
+drawn.
 """
 
 from __future__ import annotations
@@ -11,53 +13,22 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import TraceError
 from .container import Record, Trace
 from .meta import TraceMeta
 from .selection import Selection
-from .synth_profile import ZipfProfile, calibrate, inclusion_probabilities
+from .synth_draw import draw_counts
+from .synth_options import SynthOptions
+from .synth_profile import Spread, ZipfProfile, calibrate, inclusion_probabilities
 
-# Keys of the random streams; one purpose never disturbs another's draws.
+# Keys of the random streams; one purpose never disturbs another's draws. 3 and 6 are the pilot's.
 _PROFILE, _DRIFT, _DRAW = range(3)
+_NOISE, _SOURCE_NOISE = 4, 5
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class SynthOptions:
-    """All that a synthetic trace depends on; see `synthesize` for the meaning."""
-
-    num_experts: int
-    top_k: int
-    num_layers: int
-    steps: int
-    source_ranks: int
-    tokens_per_rank: int
-    imbalance: float
-    at_ranks: int
-    phase: str
-    seed: int
-    micro_batches: int
-    drift: float
-    drift_memory: float
-
-    def __post_init__(self) -> None:
-        for name in ("num_layers", "steps", "source_ranks", "tokens_per_rank", "micro_batches"):
-            _check_int(name, getattr(self, name), 1, 2**31 - 1)
-        _check_int("num_experts", self.num_experts, 2, 65_536)
-        _check_int("top_k", self.top_k, 1, self.num_experts)
-        _check_int("at_ranks", self.at_ranks, 2, 8192)
-        _check_int("seed", self.seed, 0, 2**63 - 1)
-        _check_real("imbalance", self.imbalance, 1.0, math.inf)
-        _check_real("drift", self.drift, 0.0, 3.0)
-        _check_real("drift_memory", self.drift_memory, 0.0, 0.999999)
-        pairs = self.source_ranks * self.tokens_per_rank * self.top_k
-        if pairs >= 2**31:
-            raise _refused("tokens_per_rank", "makes records of 2^31 pairs or more", pairs)
 
 
 def synthesize(
@@ -75,6 +46,8 @@ def synthesize(
     micro_batches: int = 1,
     drift: float = 0.0,
     drift_memory: float = 0.98,
+    noise: float = 0.0,
+    source_noise: float = 0.0,
 ) -> Trace:
     """Draw a synthetic trace whose mean rank imbalance hits a target.
 
@@ -106,6 +79,12 @@ def synthesize(
         first-order autoregressive process over steps; 0 for none.
     drift_memory : float
         Correlation of that process from step to step.
+    noise : float
+        Standard deviation of each expert's log popularity around that, drawn anew for every
+        micro-batch and layer: what no history knows. 0 for none.
+    source_noise : float
+        The same, drawn anew for every source of a micro-batch: sources that see different texts.
+        It averages out over many sources, but makes the traffic between pairs of ranks uneven.
 
     Returns
     -------
@@ -143,11 +122,14 @@ def synthesize(
         micro_batches=micro_batches,
         drift=drift,
         drift_memory=drift_memory,
+        noise=noise,
+        source_noise=source_noise,
     )
     meta = _meta(options)
     zipf = ZipfProfile(num_experts, top_k, at_ranks)
+    spread = Spread(math.hypot(drift, noise), source_noise, source_ranks)
     exponent, _ = calibrate(
-        zipf, imbalance, tokens=source_ranks * tokens_per_rank, drift=drift, seed=seed
+        zipf, imbalance, tokens=source_ranks * tokens_per_rank, spread=spread, seed=seed
     )
     source = SynthSource(options, zipf, exponent, meta.with_note("zipf_over_ranks", exponent))
     return Trace(source, source.meta)
@@ -175,7 +157,7 @@ class SynthSource:
 
     def digest(self) -> str:
         """Return the sha256 of the options: the draws follow from them."""
-        text = json.dumps({"synth": _VERSION, **asdict(self.options)}, sort_keys=True)
+        text = json.dumps({"synth": _VERSION, **self.options.described()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def records(self, selection: Selection) -> Iterator[Record]:
@@ -185,18 +167,19 @@ class SynthSource:
         probe = np.zeros((o.num_layers, 3), dtype=np.int32)
         probe[:, 2] = layers
         only_layers = Selection(layers=selection.layers)
-        drifting = {
-            int(layer): _DriftingProfile(self, int(layer))
-            for layer in layers[only_layers.mask(probe)]
+        popular = {
+            int(layer): _Popularity(self, int(layer)) for layer in layers[only_layers.mask(probe)]
         }
         for step in range(o.steps):
             if not selection.may_hold_steps(step, step):
                 continue
             for micro_batch in range(o.micro_batches):
-                for layer, profile in drifting.items():
+                for layer, popularity in popular.items():
                     key = np.array([[step, micro_batch, layer]], dtype=np.int32)
                     if selection.mask(key)[0]:
-                        loads = self._draw(profile.at(step), step, micro_batch, layer)
+                        chance = popularity.at(step, micro_batch)
+                        rng = self.stream(_DRAW, layer, step, micro_batch)
+                        loads = draw_counts(rng, chance, o.source_ranks, o.tokens_per_rank)
                         yield Record(step, micro_batch, layer, loads)
 
     def stream(self, purpose: int, *place: int) -> np.random.Generator:
@@ -204,16 +187,9 @@ class SynthSource:
         seed = np.random.SeedSequence(self.options.seed, spawn_key=(purpose, *place))
         return np.random.Generator(np.random.PCG64(seed))
 
-    def _draw(
-        self, chance: NDArray[np.float64], step: int, micro_batch: int, layer: int
-    ) -> NDArray[np.int32]:
-        o = self.options
-        rng = self.stream(_DRAW, layer, step, micro_batch)
-        return draw_counts(rng, chance, o.source_ranks, o.tokens_per_rank)
 
-
-class _DriftingProfile:
-    """Inclusion probabilities of one layer, step by step."""
+class _Popularity:
+    """Inclusion probabilities of one layer, micro-batch by micro-batch."""
 
     def __init__(self, source: SynthSource, layer: int) -> None:
         self._source = source
@@ -224,14 +200,32 @@ class _DriftingProfile:
         self._step = -1
         self._chance = inclusion_probabilities(self._weights, source.options.top_k)
 
-    def at(self, step: int) -> NDArray[np.float64]:
+    def at(self, step: int, micro_batch: int) -> NDArray[np.float64]:
+        """Return the chances, [experts] or, where sources differ, [sources, experts]."""
         o = self._source.options
-        if o.drift > 0.0 and self._step < step:
+        moved = o.drift > 0.0 and self._step < step
+        if moved:
             while self._step < step:
                 self._step += 1
                 self._advance()
+        if o.noise or o.source_noise:
+            weights = self._weights + self._shift + self._noise(step, micro_batch)
+            return inclusion_probabilities(weights, o.top_k)
+        if moved:
             self._chance = inclusion_probabilities(self._weights + self._shift, o.top_k)
         return self._chance
+
+    def _noise(self, step: int, micro_batch: int) -> NDArray[np.float64]:
+        o, place = self._source.options, (self._layer, step, micro_batch)
+        found = np.zeros(o.num_experts)
+        if o.noise:
+            fresh = self._source.stream(_NOISE, *place).standard_normal(o.num_experts)
+            found = o.noise * fresh
+        if o.source_noise:
+            size = (o.source_ranks, o.num_experts)
+            own = self._source.stream(_SOURCE_NOISE, *place).standard_normal(size)
+            found = found + o.source_noise * own
+        return found
 
     def _advance(self) -> None:
         o = self._source.options
@@ -239,56 +233,6 @@ class _DriftingProfile:
         # The first step draws from the stationary law, so that no step is special.
         memory = o.drift_memory if self._step else 0.0
         self._shift = memory * self._shift + math.sqrt(1.0 - memory**2) * o.drift * fresh
-
-
-def draw_counts(
-    rng: np.random.Generator, chance: NDArray[np.float64], rows: int, tokens: int
-) -> NDArray[np.int32]:
-    """Draw the loads of ``rows`` sources with ``tokens`` tokens each.
-
-    Systematic sampling: experts lie end to end on a line, each as long as its probability;
-    a token draws one u in [0, 1) and takes the experts that u, u+1, u+2, ... hit. Lengths of
-    at most 1 cannot be hit twice. Folded to [0, 1), the ends of the experts cut the unit
-    interval into segments with constant choice, so the tokens of a row need one multinomial
-    draw over segments instead of one draw each. The order on the line is shuffled per call,
-    which makes the joint choices vary.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    chance : ndarray of float, shape [experts]
-        Inclusion probabilities, summing to the top-k.
-    rows, tokens : int
-
-    Returns
-    -------
-    ndarray of int32, shape [rows, experts]
-        Every row sums to tokens x top-k; no count exceeds the tokens.
-    """
-    counts = np.zeros((rows, len(chance)), dtype=np.int32)
-    # Experts of every token stay off the line: rounding must not let one be hit twice.
-    always = chance > 1.0 - 1e-9
-    counts[:, always] = tokens
-    top_k = round(float(chance.sum())) - int(always.sum())
-    if not top_k:
-        return counts
-    order = rng.permutation(np.flatnonzero(~always))
-    ends = np.cumsum(chance[order])
-    ends *= top_k / ends[-1]
-    ends[-1] = top_k
-    whole = np.floor(ends)
-    cuts = ends - whole
-    # Segment j lies between the j-th and the next of the sorted cuts; the last end is 0 mod 1.
-    sorted_cuts = np.sort(cuts)
-    lengths = np.diff(np.append(sorted_cuts, 1.0))
-    drawn = rng.multinomial(tokens, lengths / lengths.sum(), size=rows)
-    below = np.zeros((rows, len(order) + 1), dtype=np.int64)
-    np.cumsum(drawn, axis=1, out=below[:, 1:])
-    # Pairs on the line left of an end: one per token for every whole unit, plus the tokens
-    # whose u lies left of its fraction.
-    left = whole.astype(np.int64) * tokens + below[:, np.searchsorted(sorted_cuts, cuts)]
-    counts[:, order] = np.diff(left, axis=1, prepend=0)
-    return counts
 
 
 def _meta(o: SynthOptions) -> TraceMeta:
@@ -302,21 +246,5 @@ def _meta(o: SynthOptions) -> TraceMeta:
         phase=o.phase,
         recorded=f"drawn at random by ultraep_sim.trace.synthesize, seed {o.seed}; no router",
         synthetic=True,
-        notes={"synth": asdict(o)},
+        notes={"synth": o.described()},
     )
-
-
-def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise _refused(name, f"must be an integer in {low}..{high}", value)
-
-
-def _check_real(name: str, value: object, low: float, high: float) -> None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (good and math.isfinite(float(value)) and low <= float(value) <= high):  # type: ignore[arg-type]  # `good` says it is a number
-        upper = "" if math.isinf(high) else f" and at most {high:g}"
-        raise _refused(name, f"must be a number of at least {low:g}{upper}", value)
-
-
-def _refused(name: str, problem: str, value: object) -> TraceError:
-    return TraceError(f"{name} {problem}", place="synthesize", value=value, remedy=f"change {name}")

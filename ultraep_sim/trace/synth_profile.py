@@ -16,7 +16,7 @@ INNER_EXPONENT = 4.0
 _MAX_EXPONENT = 24.0
 _PILOT_DRAWS = 48
 _TOLERANCE = 0.002
-_PILOT_STREAM = 3  # the other streams' numbers are in synth.py
+_PILOT_STREAM, _PILOT_SOURCES = 3, 6  # the other streams' numbers are in synth.py
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ def inclusion_probabilities(log_weights: NDArray[np.float64], top_k: int) -> NDA
 
     Parameters
     ----------
-    log_weights : ndarray of float, shape [experts]
+    log_weights : ndarray of float, shape [..., experts]
     top_k : int
 
     Returns
     -------
-    ndarray of float, shape [experts]
-        In 0..1, summing to ``top_k``.
+    ndarray of float, same shape
+        In 0..1, summing to ``top_k`` along the last axis.
 
     Examples
     --------
@@ -89,30 +89,51 @@ def inclusion_probabilities(log_weights: NDArray[np.float64], top_k: int) -> NDA
     >>> inclusion_probabilities(np.log([8.0, 1.0, 1.0]), 2).tolist()
     [1.0, 0.5, 0.5]
     """
-    order = np.argsort(-log_weights, kind="stable")
-    ranked = log_weights[order]
+    order = np.argsort(-log_weights, axis=-1, kind="stable")
+    ranked = np.take_along_axis(log_weights, order, axis=-1)
     # log of the sums of the tails, safe for weights of any size
-    tails = np.logaddexp.accumulate(ranked[::-1])[::-1]
-    capped = np.arange(len(ranked))
-    room = np.maximum(top_k - capped, 0)
+    tails = np.logaddexp.accumulate(ranked[..., ::-1], axis=-1)[..., ::-1]
+    place = np.arange(ranked.shape[-1])
+    room = np.maximum(top_k - place, 0)
     # With the first m experts at 1, the next gets room * weight / tail; the first m that
     # leaves it at 1 or less is right. m = top_k leaves nothing to share and always is.
     first = ranked - tails + np.log(np.maximum(room, 1e-300)) <= 1e-12
-    m = int(np.argmax(first))
-    chance = np.ones(len(ranked))
-    chance[m:] = np.minimum(np.exp(ranked[m:] - tails[m]) * room[m], 1.0)
+    m = np.argmax(first, axis=-1)[..., None]
+    tail = np.take_along_axis(tails, m, axis=-1)
+    # The capped ones may lie far above the tail: the exponent is cut before it overflows.
+    share = np.minimum(np.exp(np.minimum(ranked - tail, 1.0)) * room[m], 1.0)
+    chance = np.where(place < m, 1.0, share)
     result = np.empty_like(chance)
-    result[order] = chance
+    np.put_along_axis(result, order, chance, axis=-1)
     return result
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How far log popularity strays from its profile.
+
+    Parameters
+    ----------
+    shared : float
+        Standard deviation of what all sources of a record share: drift and noise together.
+    own : float
+        Of what each source has for itself.
+    sources : int
+    """
+
+    shared: float = 0.0
+    own: float = 0.0
+    sources: int = 1
+
+
 def calibrate(
-    zipf: ZipfProfile, target: float, *, tokens: int, drift: float, seed: int
+    zipf: ZipfProfile, target: float, *, tokens: int, spread: Spread, seed: int
 ) -> tuple[float, float]:
     """Find the Zipf exponent over ranks that gives a mean rank imbalance.
 
-    Pilot draws with the noise of the tokens (normal approximation) and of the drift are
-    repeated, with the same random numbers, for every exponent that the bisection tries.
+    Pilot draws with the noise of the tokens (normal approximation), of the drift and of
+    micro-batches and sources are repeated, with the same random numbers, for every exponent that
+    the bisection tries.
 
     Parameters
     ----------
@@ -121,8 +142,8 @@ def calibrate(
         Mean over records of max rank load / mean rank load.
     tokens : int
         Tokens of a record.
-    drift : float
-        Standard deviation of the log popularity.
+    spread : Spread
+        Standard deviations of the log popularity.
     seed : int
 
     Returns
@@ -143,9 +164,10 @@ def calibrate(
 
     def mean_imbalance(exponent: float) -> float:
         found = []
-        for inner, log_place, shift, noise in pilots:
-            weights = inner - exponent * log_place + drift * shift
-            chance = inclusion_probabilities(weights, zipf.top_k)
+        for at, (inner, log_place, shift, noise) in enumerate(pilots):
+            weights = inner - exponent * log_place + spread.shared * shift
+            weights = weights + _own_noise(zipf, spread, seed, at)
+            chance = inclusion_probabilities(weights, zipf.top_k).mean(axis=0)
             loads = chance + np.sqrt(chance * (1.0 - chance) / tokens) * noise
             found.append(float(zipf.imbalance(np.maximum(loads, 0.0))))
         return float(np.mean(found))
@@ -153,7 +175,11 @@ def calibrate(
     low, high = 0.0, _MAX_EXPONENT
     least, most = mean_imbalance(low), mean_imbalance(high)
     if not least * (1 - _TOLERANCE) <= target <= most * (1 + _TOLERANCE):
-        why = "chance and drift alone give" if target < least else "top-k choices allow at most"
+        why = (
+            "chance, drift and noise alone give"
+            if target < least
+            else "top-k choices allow at most"
+        )
         bound = least if target < least else most
         raise TraceError(
             f"the target imbalance cannot be reached at {zipf.num_ranks} ranks",
@@ -171,3 +197,12 @@ def calibrate(
             low = middle
         else:
             high = middle
+
+
+def _own_noise(zipf: ZipfProfile, spread: Spread, seed: int, pilot: int) -> NDArray[np.float64]:
+    """Return what the sources of one pilot have for themselves, [sources, experts]."""
+    if not spread.own:
+        return np.zeros((1, zipf.num_experts))
+    stream = np.random.SeedSequence(seed, spawn_key=(_PILOT_SOURCES, pilot))
+    size = (spread.sources, zipf.num_experts)
+    return spread.own * np.random.default_rng(stream).standard_normal(size)
