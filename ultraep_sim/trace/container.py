@@ -192,6 +192,21 @@ class Trace:
         meta = rescale_meta(self.meta, tokens_per_rank)
         return self._changed(meta, Rescale(tokens_per_rank * self.meta.top_k))
 
+    def regrouped(self, micro_batches: int) -> Trace:
+        """Return the trace with ``micro_batches`` consecutive micro-batches in every step.
+
+        A policy that places by history then sees global batches of that many. See
+        `ultraep_sim.trace.regroup.regrouped`; ``meta.notes["regrouped"]`` says what was dropped.
+
+        Raises
+        ------
+        TraceError
+            If the number neither divides nor is a multiple of the micro-batches a step has.
+        """
+        from .regroup import regrouped
+
+        return regrouped(self, micro_batches)
+
     def write(self, path: str | Path) -> Path:
         """Write the view to a Parquet file, record by record, and return its path.
 
