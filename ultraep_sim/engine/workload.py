@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from ..errors import ScenarioError
+from ..errors import ScenarioError, TraceError
 from ..trace import Record, Trace, load_trace
+from ..trace.regroup import regrouped
 from .layer import Phase
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def make_workload(scenario: Scenario) -> Workload:
     recorded_layers = {int(layer) for layer in trace.layers}
     if spec.steps is not None:
         trace = trace.select(steps=slice(*spec.steps))
-    trace = trace.with_sources(scenario.ep.ranks)
+    trace = _in_global_batches(scenario, trace).with_sources(scenario.ep.ranks)
     if spec.tokens_per_rank is not None and spec.tokens_per_rank != trace.meta.tokens_per_rank:
         trace = trace.rescaled(spec.tokens_per_rank)
     layers = None if spec.layers is None else frozenset(spec.layers)
@@ -114,8 +115,39 @@ def _synthetic(scenario: Scenario) -> Trace:
         at_ranks=scenario.ep.ranks,
         phase=scenario.workload.phase or "training",
         drift=spec.drift,
+        noise=spec.noise,
+        micro_batches=global_batch(scenario) or 1,
         seed=scenario.seed,
     )
+
+
+def global_batch(scenario: Scenario) -> int | None:
+    """Micro-batches of an iteration that the trace must hold; None where layers are timed."""
+    spec = scenario.training
+    if spec is None:
+        return None
+    own = spec.replica_loads == "own"
+    return spec.micro_batches * (scenario.ep.data_parallel if own else 1)
+
+
+def _in_global_batches(scenario: Scenario, trace: Trace) -> Trace:
+    """Let the trace's micro-batches make iterations of the size the scenario asks for."""
+    wanted = global_batch(scenario)
+    if wanted is None or len(trace.micro_batches) == wanted:
+        return trace
+    try:
+        return regrouped(trace, wanted)
+    except TraceError as error:
+        remedy = error.remedy
+        if scenario.training is not None and scenario.training.replica_loads == "own":
+            remedy = f"{remedy}; or set training.replica_loads: shared"
+        raise ScenarioError(
+            f"{error.problem}, and an iteration takes {wanted}",
+            file=scenario.source_path,
+            place="training.micro_batches",
+            value=scenario.training.micro_batches if scenario.training else None,
+            remedy=remedy,
+        ) from error
 
 
 def _check_model(scenario: Scenario, trace: Trace) -> None:
@@ -138,6 +170,9 @@ def _label(trace: Trace) -> str:
     parts = [f"{meta.kind}: {meta.model}"]
     if "sources" in meta.notes:
         parts.append(f"sources: {meta.notes['sources']}")
+    if "regrouped" in meta.notes:
+        count = len(trace.micro_batches)
+        parts.append(f"{count} consecutive micro-batches count as one global batch")
     if "rescaled_to" in meta.notes:
         was = meta.notes["rescaled_to"].get("from")
         parts.append(f"rescaled from {was} to {meta.tokens_per_rank} tokens a rank")

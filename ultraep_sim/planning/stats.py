@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -69,6 +71,26 @@ class LoadStats:
     def head(self, records: int) -> LoadStats:
         """Return the first ``records`` rows (views)."""
         return LoadStats(**{f.name: getattr(self, f.name)[:records] for f in fields(self)})
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> LoadStats:
+        """Return some rows, in the order given (copies)."""
+        return LoadStats(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def packed(self) -> LoadStats:
+        """Return a copy in int32, half the size: counts of a rank stay below 2^31."""
+        return LoadStats(**{f.name: _packed(getattr(self, f.name)) for f in fields(self)})
+
+    @staticmethod
+    def joined(parts: Sequence[LoadStats]) -> LoadStats:
+        """Return the rows of all parts, one after the other."""
+        names = [f.name for f in fields(LoadStats)]
+        return LoadStats(
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        )
+
+
+def _packed(column: NDArray[Any]) -> NDArray[Any]:
+    return column.copy() if column.dtype == np.bool_ else column.astype(np.int32)
 
 
 class StatsBuilder:
