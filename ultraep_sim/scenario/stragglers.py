@@ -6,10 +6,12 @@ are times of kernels over their usual time: 1.1 is 10 % slower.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ultraep_sim.errors import ScenarioError
 from ultraep_sim.model import conditions as figures
 
 from .strict import Strict
@@ -73,6 +75,24 @@ class GpuSpec(Strict):
             raise ValueError("stage and replica go with rank; gpu counts through all groups")
         return self
 
+    def number(self, replicas: int, stages: int, ranks: int) -> int:
+        """Global number of this GPU among ``replicas`` x ``stages`` groups of ``ranks``.
+
+        Raises
+        ------
+        ScenarioError
+            There is no such GPU.
+        """
+        given = {"gpu": replicas * stages * ranks}
+        if self.gpu is None:
+            given = {"rank": ranks, "stage": stages, "replica": replicas}
+        for key, count in given.items():
+            if getattr(self, key) >= count:
+                raise _missing(key, getattr(self, key), count)
+        if self.gpu is not None:
+            return self.gpu
+        return (self.replica * stages + self.stage) * ranks + int(self.rank or 0)
+
 
 class SlowSpec(GpuSpec):
     """One GPU, or one GPU's scale-up link, that is slower for good.
@@ -113,6 +133,11 @@ class DeadPlanesSpec(Strict):
         if min(self.domains) < 0 or len(set(self.domains)) < len(self.domains):
             raise ValueError("domains lists each domain once, numbered from 0")
         return self
+
+    @property
+    def factor(self) -> float:
+        """How many times longer transfers take: traffic spreads evenly over planes."""
+        return self.planes / (self.planes - self.dead)
 
 
 class EpisodeSpec(GpuSpec):
@@ -245,3 +270,54 @@ class StragglerSpec(Strict):
     thermal: ThermalSpec | None = None
     jitter: JitterSpec | None = None
     failures: FailuresSpec | None = None
+
+    def check(self, replicas: int, stages: int, ranks: int, domain_size: int) -> None:
+        """Refuse GPUs and domains that a run of this size does not have.
+
+        Parameters
+        ----------
+        replicas, stages, ranks : int
+            Data-parallel copies of pipeline stages of expert-parallel ranks.
+        domain_size : int
+            Ranks of a group that share a scale-up domain.
+
+        Raises
+        ------
+        ScenarioError
+            Names the key below ``stragglers`` and the number that is too large.
+        """
+        for place, gpu in self._gpus():
+            try:
+                gpu.number(replicas, stages, ranks)
+            except ScenarioError as error:
+                raise ScenarioError(
+                    error.problem,
+                    place=f"{place}.{error.place}",
+                    value=error.value,
+                    remedy=error.remedy,
+                ) from None
+        domains = replicas * stages * -(-ranks // domain_size)
+        for index, domain in enumerate(self.dead_planes.domains if self.dead_planes else ()):
+            if domain >= domains:
+                raise _missing(f"dead_planes.domains.{index}", domain, domains)
+
+    def _gpus(self) -> Iterator[tuple[str, GpuSpec]]:
+        """Yield every GPU that is named, and where."""
+        lists: dict[str, Sequence[GpuSpec]] = {
+            "slow_gpus": self.slow_gpus,
+            "slow_links": self.slow_links,
+            "thermal.episodes": self.thermal.episodes if self.thermal else (),
+            "failures.losses": self.failures.losses if self.failures else (),
+        }
+        for place, gpus in lists.items():
+            for index, gpu in enumerate(gpus):
+                yield f"{place}.{index}", gpu
+
+
+def _missing(place: str, value: object, count: int) -> ScenarioError:
+    return ScenarioError(
+        f"numbers here run from 0 to {count - 1}",
+        place=place,
+        value=value,
+        remedy="name one the run has, or change ep.ranks, pipeline_stages or data_parallel",
+    )
