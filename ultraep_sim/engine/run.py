@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 
 from ..errors import ScenarioError
 from ..planning import EPLayout
+from ..planning.stats import LoadStats
 from ..policies import DecisionPrice, get_policy
 from ..policies.registry import takes_cost
 from .cost import cost_model
 from .layer import LayerOptions, LayerTimes, layer_times
 from .memory import MemoryUse, memory_use
 from .replay import Chunk, PolicyReplay, replay
+from .summary import iteration_table, record_table, reference, result_notes, result_rows
+from .training import Iteration, TrainingJobs, engine_of
 from .workload import Workload, make_workload
 
 if TYPE_CHECKING:
@@ -48,7 +51,9 @@ class RunResult:
     rows : list of dict
         One a policy: ``policy``, ``mean_rank_imbalance``, ``p99_rank_imbalance``,
         ``layer_time_ms``, ``fraction_of_ideal``, ``speedup_over_none``,
-        ``exposed_overhead_us_per_layer``, ``replicas_per_plan``, ``activation_peak_ratio``.
+        ``exposed_overhead_us_per_layer``, ``replicas_per_plan``, ``activation_peak_ratio``; of
+        training iterations also ``iteration_ms``, ``tflops_per_gpu``, ``communication_exposed``,
+        ``pipeline_idle``, ``sync_exposed``.
     records : pyarrow.Table
         One row a (policy, step, micro-batch, layer); the content of ``result.parquet``.
     memory : list of dict
@@ -59,6 +64,9 @@ class RunResult:
     trace_digest : str
     notes : list of str
         What a reader must know: warm-up left out, records, sources.
+    iterations : pyarrow.Table or None
+        One row a (policy, iteration) where the scenario has a training section; the content of
+        ``iterations.parquet``.
     """
 
     scenario: Scenario
@@ -69,6 +77,7 @@ class RunResult:
     trace_meta: dict[str, Any]
     trace_digest: str
     notes: list[str]
+    iterations: pa.Table | None = None
 
     def write(self, directory: str | Path, command: Sequence[str] = ()) -> Path:
         """Write ``result.parquet``, ``summary.json`` and the resolved ``scenario.yaml``.
@@ -96,6 +105,10 @@ class RunResult:
         # The summary comes last: a directory that has one is complete.
         (directory / "summary.json").unlink(missing_ok=True)
         pq.write_table(self.records, directory / "result.parquet", compression="zstd")
+        if self.iterations is not None:
+            pq.write_table(self.iterations, directory / "iterations.parquet", compression="zstd")
+        else:
+            (directory / "iterations.parquet").unlink(missing_ok=True)
         (directory / "scenario.yaml").write_text(self.scenario.to_yaml(directory), encoding="utf-8")
         text = json.dumps(summary, indent=2, allow_nan=False, default=str)
         (directory / "summary.json").write_text(text + "\n", encoding="utf-8")
@@ -125,6 +138,7 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     options = _layer_options(scenario, workload)
     replays = _replays(scenario, layout, options)
     tables: dict[str, list[dict[str, NDArray[Any]]]] = {item.label: [] for item in replays}
+    counts: dict[str, list[LoadStats]] = {item.label: [] for item in replays}
     prices = {item.label: item.policy.price() for item in replays}
 
     def on_chunk(chunk: Chunk) -> None:
@@ -132,6 +146,8 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
             scenario.model, scenario.rack, chunk.stats, prices[chunk.label], options
         )
         tables[chunk.label].append(_columns(chunk, times))
+        if scenario.training is not None:
+            counts[chunk.label].append(chunk.stats.packed())
 
     total, done = workload.num_records, 0
 
@@ -153,16 +169,56 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
         if item.label in labels
     }
     _check_memory(memory)
+    jobs, steps = None, []
+    iterations: dict[str, list[Iteration]] = {}
+    if scenario.training is not None:
+        keys = np.stack([columns[replays[0].label][k] for k in ("step", "micro_batch", "layer")], 1)
+        stats = {label: LoadStats.joined(parts) for label, parts in counts.items()}
+        jobs = TrainingJobs(scenario, options, stats, prices, keys)
+        which = _whole(jobs, warm, scenario)
+        steps = keys[jobs.rows[which, 0, 0], 0].tolist()
+        iterations = _iterations(scenario, jobs, list(stats), which, progress)
     return RunResult(
         scenario,
-        _rows(labels, columns, memory, warm),
-        _arrow(labels, columns),
+        result_rows(labels, columns, memory, warm, iterations),
+        record_table(labels, columns),
         [{"policy": label} | memory[label].to_dict() for label in labels],
         workload.label,
         workload.trace.meta.to_dict(),
         workload.trace.digest,
-        _notes(scenario, workload, warm, memory, prices) + _slots_taken(scenario, replays),
+        result_notes(scenario, workload, warm, memory, replays, jobs),
+        iteration_table(labels, iterations, steps) if iterations else None,
     )
+
+
+def _whole(jobs: TrainingJobs, warm: NDArray[np.bool_], scenario: Scenario) -> list[int]:
+    """Return the iterations all of whose records count."""
+    spec = scenario.training
+    found = np.flatnonzero(warm[jobs.rows].all(axis=(1, 2))).tolist()
+    return found if spec is None else found[: spec.iterations]
+
+
+def _iterations(
+    scenario: Scenario,
+    jobs: TrainingJobs,
+    labels: list[str],
+    which: list[int],
+    progress: Progress | None,
+) -> dict[str, list[Iteration]]:
+    """Time every iteration of every policy; each policy's run begins at time zero."""
+    engine = engine_of(scenario)
+    found: dict[str, list[Iteration]] = {label: [] for label in labels}
+    done = 0
+    for label in labels:
+        start = 0.0
+        for iteration in which:
+            times = engine(jobs.job(label, iteration, start))
+            start += times.iteration_s
+            found[label].append(jobs.measure(times))
+            done += 1
+            if progress is not None:
+                progress("arranging iterations", done, len(labels) * len(which))
+    return found
 
 
 def _layout(scenario: Scenario) -> EPLayout:
@@ -178,7 +234,7 @@ def _layout(scenario: Scenario) -> EPLayout:
 def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> list[PolicyReplay]:
     """Make the listed policies, and the references under names no label can have."""
     wanted = [(spec.label, spec.name, spec.options) for spec in scenario.policies]
-    wanted += [(_key(name), name, {}) for name in _REFERENCES]
+    wanted += [(reference(name), name, {}) for name in _REFERENCES]
     found = []
     for label, name, given in wanted:
         policy = get_policy(name, layout, **given)
@@ -187,10 +243,6 @@ def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> lis
             policy = get_policy(name, layout, **{"cost": cost, **given})
         found.append(PolicyReplay(label, policy, options.tile_rows))
     return found
-
-
-def _key(reference: str) -> str:
-    return f"\0{reference}"
 
 
 def _layer_options(scenario: Scenario, workload: Workload) -> LayerOptions:
@@ -294,106 +346,3 @@ def _check_memory(memory: dict[str, MemoryUse]) -> None:
     label, least = min(memory.items(), key=lambda item: item[1].total)
     if not least.fits:
         least.check(label)
-
-
-def _rows(
-    labels: list[str],
-    columns: dict[str, dict[str, NDArray[Any]]],
-    memory: dict[str, MemoryUse],
-    warm: NDArray[np.bool_],
-) -> list[dict[str, Any]]:
-    mean_time = {label: float(part["layer_time_s"][warm].mean()) for label, part in columns.items()}
-    rows = []
-    for label in labels:
-        part = columns[label]
-        rows.append(
-            {
-                "policy": label,
-                "mean_rank_imbalance": float(part["imbalance"][warm].mean()),
-                "p99_rank_imbalance": float(np.percentile(part["imbalance"][warm], 99)),
-                "layer_time_ms": mean_time[label] * 1e3,
-                "fraction_of_ideal": mean_time[_key("ideal")] / mean_time[label],
-                "speedup_over_none": mean_time[_key("none")] / mean_time[label],
-                "exposed_overhead_us_per_layer": float(part["exposed_overhead_s"][warm].mean())
-                * 1e6,
-                "replicas_per_plan": float(part["replicas"][warm].mean()),
-                "activation_peak_ratio": memory[label].activation_peak_ratio,
-            }
-        )
-    return rows
-
-
-def _arrow(labels: list[str], columns: dict[str, dict[str, NDArray[Any]]]) -> pa.Table:
-    parts = []
-    for label in labels:
-        part = dict(columns[label])
-        pairs = part.pop("rank_pairs")
-        arrays = {"policy": pa.array([label] * len(pairs))}
-        arrays |= {name: pa.array(values) for name, values in part.items()}
-        flat = pa.array(pairs.ravel(), pa.int32())
-        arrays["rank_pairs"] = pa.FixedSizeListArray.from_arrays(flat, pairs.shape[1])
-        parts.append(pa.table(arrays))
-    return pa.concat_tables(parts)
-
-
-def _notes(
-    scenario: Scenario,
-    workload: Workload,
-    warm: NDArray[np.bool_],
-    memory: dict[str, MemoryUse],
-    prices: dict[str, DecisionPrice],
-) -> list[str]:
-    notes = [f"{int(warm.sum())} (layer, micro-batch) records count in every mean"]
-    left_out = int((~warm).sum())
-    if left_out:
-        notes.append(
-            f"{left_out} records are left out of every policy's means: there a history policy "
-            "had not seen its window yet (start of the trace, or after a gap)"
-        )
-    notes += [
-        f"{label} does not fit: {use.total / 1e9:.0f} GB of a GPU's {use.capacity / 1e9:.0f} GB "
-        "on its fullest rank; its times are those of a machine that had the memory"
-        for label, use in memory.items()
-        if not use.fits
-    ]
-    if not workload.trace.meta.synthetic and workload.trace.meta.model != scenario.model.name:
-        notes.append(
-            f"routing of {workload.trace.meta.model} drives the shape of {scenario.model.name}"
-        )
-    return notes + _not_charged(scenario, workload, prices)
-
-
-def _slots_taken(scenario: Scenario, replays: list[PolicyReplay]) -> list[str]:
-    """Say which listed policies took more slots than the scenario offers."""
-    offered = scenario.ep.slots_per_rank
-    labels = {spec.label for spec in scenario.policies}
-    return [
-        f"{item.label} needs {slots} slots a rank where {offered} are offered; its memory is "
-        "charged with them"
-        for item in replays
-        if item.label in labels and (slots := item.policy.layout.slots_per_rank) > offered
-    ]
-
-
-def _not_charged(
-    scenario: Scenario, workload: Workload, prices: dict[str, DecisionPrice]
-) -> list[str]:
-    """Say what the times of the listed policies leave out."""
-    lasting = [s.label for s in scenario.policies if _lasts(prices[s.label])]
-    fast = [s.label for s in scenario.policies if s.options.get("speeds") is not None]
-    notes = []
-    if lasting and workload.phase == "training":
-        notes.append(
-            f"the replica gradients of {', '.join(lasting)} are summed once a global batch, "
-            "outside the layer, and are not charged"
-        )
-    if fast:
-        notes.append(
-            f"{', '.join(fast)} plans for ranks of unequal speed, but this engine has no "
-            "stragglers yet: it times all ranks alike"
-        )
-    return notes
-
-
-def _lasts(price: DecisionPrice) -> bool:
-    return price.transport in ("migrate", "free")

@@ -29,12 +29,30 @@ COLUMNS = (
     _Column("activation_peak_ratio", "activation\npeak\n[x ideal]", lambda v: f"{v:.2f}"),
 )
 
+#: Of whole training iterations.
+TRAINING_COLUMNS = (
+    COLUMNS[0],
+    COLUMNS[2],
+    _Column("iteration_ms", "iteration\n\n[s]", lambda v: f"{v / 1e3:.3f}"),
+    _Column("tflops_per_gpu", "TFLOPS\nper GPU\n", lambda v: f"{v:.1f}"),
+    *COLUMNS[3:5],
+    _Column("communication_exposed", "exposed\ncomm.\n[%]", lambda v: f"{100 * v:.1f}"),
+    _Column("pipeline_idle", "pipeline\nidle\n[%]", lambda v: f"{100 * v:.1f}"),
+    _Column("sync_exposed", "sync,\noptimizer\n[%]", lambda v: f"{100 * v:.1f}"),
+    COLUMNS[7],
+)
 
-def cells(row: Row) -> list[str]:
+
+def columns_of(rows: Sequence[Row]) -> tuple[_Column, ...]:
+    """Return the columns that say most of these rows: iterations', where they are timed."""
+    return TRAINING_COLUMNS if any("iteration_ms" in row for row in rows) else COLUMNS
+
+
+def cells(row: Row, columns: Sequence[_Column] = COLUMNS) -> list[str]:
     """Return one row as text, exactly as the table shows it; an absent number is a dash."""
     return [
         str(row["policy"]),
-        *("-" if row.get(c.key) is None else c.show(float(row[c.key])) for c in COLUMNS),
+        *("-" if row.get(c.key) is None else c.show(float(row[c.key])) for c in columns),
     ]
 
 
@@ -42,18 +60,20 @@ def results_table(rows: Sequence[Row]) -> Table:
     """Lay out the rows of a run: the ``rows`` of the JSON contract, one a policy."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("policy\n\n", justify="left", no_wrap=True)
-    for column in COLUMNS:
+    columns = columns_of(rows)
+    for column in columns:
         table.add_column(Text(column.header), justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in cells(row)))
+        table.add_row(*(Text(cell) for cell in cells(row, columns)))
     return table
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """Return the same table as Markdown, for documents that a test recomputes."""
-    heads = ["policy", *(" ".join(c.header.split()) for c in COLUMNS)]
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+    columns = columns_of(rows)
+    heads = ["policy", *(" ".join(c.header.split()) for c in columns)]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * len(columns)]
+    lines += ["| " + " | ".join(cells(row, columns)) + " |" for row in rows]
     return "\n".join(lines)
 
 
@@ -95,27 +115,36 @@ def finding(rows: Sequence[Row], names: Mapping[str, str] | None = None) -> str:
     contenders = [row for row in rows if named[str(row["policy"])] not in ("none", "ideal")]
     if not contenders:
         return _base_alone(base)
-    best = min(contenders, key=lambda row: float(row["layer_time_ms"]))
+    key, what, digits = _judged_by(rows)
+    best = min(contenders, key=lambda row: float(row[key]))
     text = f"{best['policy']} is the fastest"
     if base is None:
         text += (
-            f": mean imbalance {best['mean_rank_imbalance']:.3f}, "
-            f"{best['layer_time_ms']:.3f} ms a layer"
+            f": mean imbalance {best['mean_rank_imbalance']:.3f}, {best[key]:.{digits + 1}f} ms "
+            f"{what}"
         )
-    elif best["layer_time_ms"] >= base["layer_time_ms"]:
+    elif best[key] >= base[key]:
         return (
-            f"No policy pays here: without balancing a layer takes {base['layer_time_ms']:.3f} ms, "
-            f"with the best one, {best['policy']}, {best['layer_time_ms']:.3f} ms."
+            f"No policy pays here: without balancing {what} takes "
+            f"{base[key]:.{digits + 1}f} ms, with the best one, {best['policy']}, "
+            f"{best[key]:.{digits + 1}f} ms."
         )
     else:
         text += (
             f": it takes the mean imbalance from {base['mean_rank_imbalance']:.2f} to "
-            f"{best['mean_rank_imbalance']:.3f} and a layer from {base['layer_time_ms']:.2f} to "
-            f"{best['layer_time_ms']:.2f} ms, {best['speedup_over_none']:.2f}x over no balancing"
+            f"{best['mean_rank_imbalance']:.3f} and {what} from {base[key]:.{digits}f} to "
+            f"{best[key]:.{digits}f} ms, {best['speedup_over_none']:.2f}x over no balancing"
         )
     if best.get("fraction_of_ideal") is not None:
         text += f", {100 * best['fraction_of_ideal']:.1f} % of the ideal throughput"
-    return text + _worse_than_none(base, contenders)
+    return text + _worse_than_none(base, contenders, key)
+
+
+def _judged_by(rows: Sequence[Row]) -> tuple[str, str, int]:
+    """Return the key policies are judged by, its name in a sentence, and digits of its ms."""
+    if any("iteration_ms" in row for row in rows):
+        return "iteration_ms", "an iteration", 0
+    return "layer_time_ms", "a layer", 2
 
 
 def _base_alone(base: Row | None) -> str:
@@ -124,10 +153,10 @@ def _base_alone(base: Row | None) -> str:
     return f"Without balancing the mean imbalance is {base['mean_rank_imbalance']:.2f}."
 
 
-def _worse_than_none(base: Row | None, contenders: Sequence[Row]) -> str:
+def _worse_than_none(base: Row | None, contenders: Sequence[Row], key: str) -> str:
     if base is None:
         return "."
-    worse = [str(r["policy"]) for r in contenders if r["layer_time_ms"] > base["layer_time_ms"]]
+    worse = [str(r["policy"]) for r in contenders if r[key] > base[key]]
     if not worse:
         return "."
     return f"; slower than no balancing: {', '.join(worse)}."

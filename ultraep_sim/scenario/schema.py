@@ -25,7 +25,9 @@ from ultraep_sim.errors import InputError
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.shapes import ModelShape
 from ultraep_sim.scenario import presets
+from ultraep_sim.scenario.stragglers import StragglerSpec
 from ultraep_sim.scenario.strict import Strict
+from ultraep_sim.scenario.topology import TopologySpec
 from ultraep_sim.scenario.training import TrainingSpec, training_fits
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ MAX_SLOTS = 1024
 
 
 # Optional sections, in the order a resolved scenario lists them.
-_SECTIONS = ("training",)
+_SECTIONS = ("training", "stragglers", "topology")
 
 
 class EPSpec(Strict):
@@ -247,6 +249,10 @@ class Scenario(Strict):
     engine : EngineSpec
     training : TrainingSpec or None
         Times whole training iterations; None times layers.
+    stragglers : StragglerSpec or None
+        What is slow or breaks; needs a training section.
+    topology : TopologySpec or None
+        How the GPUs are wired; None wires them as the rack usually is.
     seed : int
     """
 
@@ -265,6 +271,8 @@ class Scenario(Strict):
     )
     engine: EngineSpec = EngineSpec()
     training: TrainingSpec | None = None
+    stragglers: StragglerSpec | None = None
+    topology: TopologySpec | None = None
     seed: int = Field(default=0, ge=0, lt=1 << 63)
 
     _source_path: Path | None = PrivateAttr(default=None)

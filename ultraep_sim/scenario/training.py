@@ -73,6 +73,13 @@ def training_fits(scenario: Scenario) -> None:
                 engine.overlap,
                 "add a training section, or use none or shared_expert",
             )
+        if scenario.stragglers is not None:
+            raise _refused(
+                "slow down iterations, and this scenario times single layers",
+                "stragglers",
+                "set",
+                "add a training section",
+            )
         if engine.mode == "event":
             raise _refused(
                 "arranges iterations, and this scenario times single layers",
