@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ultraep_sim.engine.layer import LayerOptions
-from ultraep_sim.engine.memory import activation_peak, memory_use, slot_bytes
+from ultraep_sim.engine.memory import activation_peak, memory_use
+from ultraep_sim.engine.stage_memory import StageLayers, divided, slot_bytes
 from ultraep_sim.errors import InputError, ProfileError
 from ultraep_sim.model import AttentionShape, ModelShape, get_model, get_rack
 from ultraep_sim.planning import EPLayout
@@ -152,3 +153,31 @@ def test_a_stage_holds_whole_layers() -> None:
         ).parts  # type: ignore[arg-type]
         assert parts["expert weights"] == 2 * 24 * 36 * 2**20
         assert parts["slot weights"] == 2 * sets * 36 * 2**20
+
+
+@pytest.mark.parametrize("name", ["qwen3-235b", "deepseek-v3-671b", "glm-4.7-358b", "kimi-k2"])
+@pytest.mark.parametrize("stages", [1, 3, 8])
+def test_stages_hold_the_whole_model(name: str, stages: int) -> None:
+    shape = get_model(name)
+    held = divided(shape, stages)
+    assert sum(stage.moe for stage in held) == shape.moe_layers
+    assert sum(stage.dense for stage in held) == shape.dense_layers
+    assert sum(stage.other_params(shape) for stage in held) == shape.other_params
+    assert [s.first for s in held].count(True) == [s.last for s in held].count(True) == 1
+
+
+def test_the_fullest_stage_counts_with_its_own_table() -> None:
+    """Two of TOY's three layers and a vocabulary of 11 x 10 on one stage, one layer on the other.
+
+    The first stage has the dense layer; main experts make the second the fuller one.
+    """
+    attention = TOY.attention.projection_params(10) + 20
+    gate_and_shared = 10 * 6 + 3 * 10 * 4
+    layout = EPLayout(1, 6, 0)
+    even = memory_use(TOY, PAPER, layout, np.array([[60]]), LayerOptions(30), pipeline_stages=2)
+    assert even.parts["expert weights"] == 2 * 6 * 120  # each stage has one MoE layer
+    assert even.parts["other weights"] == 2 * (2 * attention + gate_and_shared + 210 + 110)
+    given = (StageLayers(0, 1, first=True, last=False), StageLayers(2, 0, first=False, last=True))
+    uneven = memory_use(TOY, PAPER, layout, np.array([[60]]), LayerOptions(30), stage_layers=given)
+    assert uneven.parts["expert weights"] == 2 * 2 * 6 * 120
+    assert uneven.parts["other weights"] == 2 * (2 * (attention + gate_and_shared) + 110)

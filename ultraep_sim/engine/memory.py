@@ -1,32 +1,40 @@
 """GPU memory of the fullest rank: weights, slots, buffers, and the activation peak of a policy.
 
 Parameters live where expert parallelism puts them: a rank holds its main experts and a full copy
-of everything else, divided over pipeline stages. The activation peak is that of the hottest rank
-over the replayed records, because a rank that runs out of memory once has run out.
+of everything else in its stage (`ultraep_sim.engine.stage_memory`). The activation peak is that of
+the hottest rank over the replayed records, because a rank that runs out of memory once has run
+out. The stage with most parameters is counted, with the activations of the first stage, which
+keeps most micro-batches: a bound that `ultraep_sim.engine.memory_timeline` makes exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ultraep_sim.engine.layer import LayerOptions
 from ultraep_sim.errors import InputError, ProfileError
-from ultraep_sim.model.dtypes import GRADIENT_BYTES, activation_bytes
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.shapes import ModelShape
+
+from .options import LayerOptions
+from .stage_memory import (
+    StageLayers,
+    buffer_bytes_per_pair,
+    bytes_per_pair,
+    bytes_per_token,
+    checkpoint_bytes_per_token,
+    dense_bytes_per_token,
+    divided,
+    parameter_parts,
+)
 
 if TYPE_CHECKING:
     from ultraep_sim.planning import EPLayout
     from ultraep_sim.policies.base import Transport
-
-_BF16 = 2.0
-_FP32 = 4.0
-# Adam in mixed precision: fp32 master weight and two moments.
-_OPTIMIZER_BYTES = 12.0
 
 
 @dataclass(frozen=True)
@@ -93,32 +101,6 @@ class MemoryUse:
         return {**asdict(self), "total": self.total, "fits": self.fits}
 
 
-def slot_bytes(
-    shape: ModelShape, slots_per_rank: int, options: LayerOptions, layers: float = 1
-) -> tuple[float, float]:
-    """Bytes of weight and gradient buffers of the redundant slots of a rank.
-
-    Parameters
-    ----------
-    shape : ModelShape
-        The model.
-    slots_per_rank : int
-        Redundant slots of each rank.
-    options : LayerOptions
-        Phase (prefill has no gradients) and weight dtype.
-    layers : float
-        Layers with buffers of their own; 1 where all layers share them.
-
-    Returns
-    -------
-    weights, gradients : float
-        Gradients are fp32.
-    """
-    experts = slots_per_rank * layers
-    gradient = shape.expert_params * GRADIENT_BYTES if options.phase == "training" else 0.0
-    return experts * shape.expert_bytes(options.weight_dtype), experts * gradient
-
-
 def activation_peak(
     shape: ModelShape,
     options: LayerOptions,
@@ -150,19 +132,16 @@ def activation_peak(
             "not a [records, ranks] array", place="pairs", value=pairs.shape, remedy="replay first"
         )
     hottest = float(pairs.max())
-    buffers = hottest * _buffer_bytes_per_pair(shape, options)
-    tokens, per_token, per_pair = (
-        options.tokens_per_rank,
-        _per_token(shape),
-        _per_pair(shape, options),
-    )
+    buffers = hottest * buffer_bytes_per_pair(shape, options)
+    tokens, per_pair = options.tokens_per_rank, bytes_per_pair(shape, options)
+    per_token = bytes_per_token(shape)
     one_layer = tokens * per_token + hottest * per_pair
     if options.phase == "prefill":
         return buffers + one_layer
     if options.recompute == "full":
-        checkpoints = shape.layers * tokens * shape.hidden * _BF16
+        checkpoints = shape.layers * tokens * checkpoint_bytes_per_token(shape)
         return buffers + checkpoints + one_layer
-    dense = shape.dense_layers * 3 * shape.dense_ffn * _BF16
+    dense = shape.dense_layers * dense_bytes_per_token(shape)
     kept = tokens * (shape.layers * per_token + dense)
     return buffers + kept + per_pair * _pairs_kept(shape, pairs, groups)
 
@@ -182,26 +161,6 @@ def _pairs_kept(
     return float((sums / recorded).max()) * shape.moe_layers
 
 
-def _per_token(shape: ModelShape) -> float:
-    """Bytes a token leaves in one layer: norms, q, k, v, attention output, residual, logits."""
-    a = shape.attention
-    heads = a.heads * (a.qk_dim + a.value_dim) + a.kv_heads * (a.qk_dim + a.value_dim)
-    shared = 3 * shape.shared_experts * shape.expert_ffn
-    return _BF16 * (4 * shape.hidden + heads + shared) + _FP32 * shape.num_experts
-
-
-def _per_pair(shape: ModelShape, options: LayerOptions) -> float:
-    """Bytes a pair leaves at its host: the dispatched row, gate and up, their product."""
-    row = shape.hidden * activation_bytes(options.dispatch_dtype)
-    return row + 3 * shape.expert_ffn * _BF16
-
-
-def _buffer_bytes_per_pair(shape: ModelShape, options: LayerOptions) -> float:
-    """Bytes of the receive buffer of dispatch and the send buffer of combine."""
-    wire = activation_bytes(options.dispatch_dtype) + activation_bytes(options.combine_dtype)
-    return shape.hidden * wire
-
-
 def memory_use(
     shape: ModelShape,
     rack: RackProfile,
@@ -214,6 +173,7 @@ def memory_use(
     groups: NDArray[np.integer[Any]] | None = None,
     pipeline_stages: int = 1,
     data_parallel: int = 1,
+    stage_layers: Sequence[StageLayers] | None = None,
 ) -> MemoryUse:
     """Account for the HBM of the fullest rank under one policy.
 
@@ -234,34 +194,30 @@ def memory_use(
     pipeline_stages, data_parallel : int
         Stages the layers are divided over; copies over which an expert's optimizer state is
         sharded (that of everything else is sharded over ranks x copies).
+    stage_layers : sequence of StageLayers, optional
+        What each stage holds; by default layers are divided evenly.
 
     Returns
     -------
     MemoryUse
         Never refuses; call `MemoryUse.check` to.
     """
-    moe_layers = -(-shape.moe_layers // pipeline_stages)  # of the fullest stage
-    mains = int(layout.mains_per_rank.max()) * moe_layers
-    other = shape.other_params / pipeline_stages
-    shared, lasting = transport in ("stream", "broadcast"), transport in ("migrate", "free")
-    sets = 1.0 if shared else moe_layers if lasting else 0.0
-    slot_weights, slot_gradients = slot_bytes(shape, layout.slots_per_rank, options, sets)
+    stages = divided(shape, pipeline_stages) if stage_layers is None else tuple(stage_layers)
+    mains = int(layout.mains_per_rank.max())
+    sharded = layout.num_ranks * data_parallel
+    parts = max(
+        (
+            parameter_parts(
+                shape, options, stage, mains, layout.slots_per_rank,
+                transport=transport, prefetched=prefetched,
+                data_parallel=data_parallel, sharded_over=sharded,
+            )
+            for stage in stages
+        ),
+        key=lambda found: sum(found.values()),
+    )  # fmt: skip
     peak = activation_peak(shape, options, pairs, groups)
-    parts = {
-        "expert weights": mains * shape.expert_bytes(options.weight_dtype),
-        "other weights": other * _BF16,
-        "slot weights": slot_weights * (2 if prefetched else 1),
-        "activations and buffers": peak,
-    }
-    if options.phase == "training":
-        expert_state = mains * shape.expert_params / data_parallel
-        other_state = other / (layout.num_ranks * data_parallel)
-        parts |= {
-            "expert gradients": mains * shape.expert_params * GRADIENT_BYTES,
-            "other gradients": other * GRADIENT_BYTES,
-            "slot gradients": slot_gradients,
-            "optimizer state": _OPTIMIZER_BYTES * (expert_state + other_state),
-        }
+    parts = {**parts, "activations and buffers": peak}
     balanced = np.broadcast_to(pairs.mean(axis=1, keepdims=True), pairs.shape)
     ideal = activation_peak(shape, options, balanced, groups)
     return MemoryUse(parts, rack.gpu.hbm_GB.si, peak, peak / ideal)
