@@ -167,10 +167,7 @@ def test_stages_hold_the_whole_model(name: str, stages: int) -> None:
 
 
 def test_the_fullest_stage_counts_with_its_own_table() -> None:
-    """Two of TOY's three layers and a vocabulary of 11 x 10 on one stage, one layer on the other.
-
-    The first stage has the dense layer; main experts make the second the fuller one.
-    """
+    """TOY evenly: a dense and a MoE layer on the first stage, a MoE layer on the second."""
     attention = TOY.attention.projection_params(10) + 20
     gate_and_shared = 10 * 6 + 3 * 10 * 4
     layout = EPLayout(1, 6, 0)

@@ -4,7 +4,7 @@ Parameters live where expert parallelism puts them: a rank holds its main expert
 of everything else in its stage (`ultraep_sim.engine.stage_memory`). The activation peak is that of
 the hottest rank over the replayed records, because a rank that runs out of memory once has run
 out. The stage with most parameters is counted, with the activations of the first stage, which
-keeps most micro-batches: a bound that `ultraep_sim.engine.memory_timeline` makes exact.
+keeps most micro-batches: an estimate that `ultraep_sim.engine.memory_timeline` makes exact.
 """
 
 from __future__ import annotations
