@@ -8,7 +8,8 @@ import pytest
 
 from ultraep_sim.engine.layer import layer_times
 from ultraep_sim.engine.replay import Chunk
-from ultraep_sim.engine.run import _columns, run_scenario
+from ultraep_sim.engine.replayed import _columns
+from ultraep_sim.engine.run import run_scenario
 from ultraep_sim.errors import ScenarioError, TraceError
 from ultraep_sim.trace import Trace, load_trace
 

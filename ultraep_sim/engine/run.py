@@ -1,14 +1,10 @@
-"""Run a scenario: replay its records through its policies, time every layer, sum up.
-
-`none` and `ideal` are always replayed, because every figure is told relative to them; they stand
-in the result only where the scenario lists them.
-"""
+"""Run a scenario: replay its records through its policies, time every layer, sum up."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,24 +16,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import ScenarioError
-from ..planning import EPLayout
-from ..planning.stats import LoadStats
-from ..policies import DecisionPrice, get_policy
-from ..policies.registry import takes_cost
-from .cost import cost_model
-from .layer import LayerOptions, LayerTimes, layer_times
+from .layer import LayerOptions
 from .memory import MemoryUse, memory_use
-from .replay import Chunk, PolicyReplay, replay
-from .summary import iteration_table, record_table, reference, result_notes, result_rows
+from .replay import PolicyReplay
+from .replayed import Progress, replay_scenario
+from .summary import iteration_table, record_table, result_notes, result_rows
 from .training import Iteration, TrainingJobs, engine_of
-from .workload import Workload, make_workload
 
 if TYPE_CHECKING:
     from ..scenario import Scenario
 
-Progress = Callable[[str, int, int], None]
-
-_REFERENCES = ("none", "ideal")
 _PACKAGES = ("ultraep-sim", "numpy", "numba", "pyarrow", "pydantic")
 
 
@@ -133,69 +121,66 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     UltraEPSimError
         If the trace, a policy or the scenario cannot be used.
     """
-    workload = make_workload(scenario)
-    layout = _layout(scenario)
-    options = _layer_options(scenario, workload)
-    replays = _replays(scenario, layout, options)
-    tables: dict[str, list[dict[str, NDArray[Any]]]] = {item.label: [] for item in replays}
-    counts: dict[str, list[LoadStats]] = {item.label: [] for item in replays}
-    prices = {item.label: item.policy.price() for item in replays}
-
-    def on_chunk(chunk: Chunk) -> None:
-        times = layer_times(
-            scenario.model, scenario.rack, chunk.stats, prices[chunk.label], options
-        )
-        tables[chunk.label].append(_columns(chunk, times))
-        if scenario.training is not None:
-            counts[chunk.label].append(chunk.stats.packed())
-
-    total, done = workload.num_records, 0
-
-    def on_record() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress("replaying", done, total)
-
-    replay(workload, replays, on_chunk, step_every=workload.step_every, on_record=on_record)
-    columns = {label: _join(parts) for label, parts in tables.items()}
-    warm = _warm(scenario, replays, columns)
+    done = replay_scenario(scenario, progress)
     labels = [spec.label for spec in scenario.policies]
     memory = {
-        item.label: _memory(
-            scenario, item.policy.layout, columns[item.label], warm, options, prices[item.label]
-        )
-        for item in replays
+        item.label: _memory(scenario, item, done.columns[item.label], done.warm, done.options)
+        for item in done.replays
         if item.label in labels
     }
     _check_memory(memory)
     jobs, steps = None, []
     iterations: dict[str, list[Iteration]] = {}
     if scenario.training is not None:
-        keys = np.stack([columns[replays[0].label][k] for k in ("step", "micro_batch", "layer")], 1)
-        stats = {label: LoadStats.joined(parts) for label, parts in counts.items()}
-        jobs = TrainingJobs(scenario, options, stats, prices, keys)
-        which = _whole(jobs, warm, scenario)
-        steps = keys[jobs.rows[which, 0, 0], 0].tolist()
-        iterations = _iterations(scenario, jobs, list(stats), which, progress)
+        jobs, which = done.jobs(), done.iterations()
+        steps = [done.step_of(jobs, iteration) for iteration in which]
+        iterations = _iterations(scenario, jobs, list(done.columns), which, progress)
+    workload = done.workload
     return RunResult(
         scenario,
-        result_rows(labels, columns, memory, warm, iterations),
-        record_table(labels, columns),
+        result_rows(labels, done.columns, memory, done.warm, iterations),
+        record_table(labels, done.columns),
         [{"policy": label} | memory[label].to_dict() for label in labels],
         workload.label,
         workload.trace.meta.to_dict(),
         workload.trace.digest,
-        result_notes(scenario, workload, warm, memory, replays, jobs),
+        result_notes(scenario, workload, done.warm, memory, done.replays, jobs),
         iteration_table(labels, iterations, steps) if iterations else None,
     )
 
 
-def _whole(jobs: TrainingJobs, warm: NDArray[np.bool_], scenario: Scenario) -> list[int]:
-    """Return the iterations all of whose records count."""
-    spec = scenario.training
-    found = np.flatnonzero(warm[jobs.rows].all(axis=(1, 2))).tolist()
-    return found if spec is None else found[: spec.iterations]
+def training_jobs(
+    scenario: Scenario, *, progress: Progress | None = None
+) -> tuple[TrainingJobs, list[int]]:
+    """Replay a scenario and return its iterations, not yet arranged in time.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        With a training section.
+    progress : callable, optional
+        As in `run_scenario`.
+
+    Returns
+    -------
+    TrainingJobs
+    list of int
+        The iterations for which every policy had the history it asks for.
+
+    Raises
+    ------
+    UltraEPSimError
+        If the trace, a policy or the scenario cannot be used.
+    """
+    if scenario.training is None:
+        raise ScenarioError(
+            "the scenario times single layers; it has no iterations",
+            file=scenario.source_path,
+            place="training",
+            remedy="add a training section, for example training: {micro_batches: 8}",
+        )
+    done = replay_scenario(scenario, progress)
+    return done.jobs(), done.iterations()
 
 
 def _iterations(
@@ -221,116 +206,21 @@ def _iterations(
     return found
 
 
-def _layout(scenario: Scenario) -> EPLayout:
-    ep = scenario.ep
-    return EPLayout(
-        ep.ranks,
-        scenario.model.num_experts,
-        ep.slots_per_rank,
-        min(scenario.domain_size, ep.ranks),
-    )
-
-
-def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> list[PolicyReplay]:
-    """Make the listed policies, and the references under names no label can have."""
-    wanted = [(spec.label, spec.name, spec.options) for spec in scenario.policies]
-    wanted += [(reference(name), name, {}) for name in _REFERENCES]
-    found = []
-    for label, name, given in wanted:
-        policy = get_policy(name, layout, **given)
-        if takes_cost(policy):
-            cost = cost_model(scenario.model, scenario.rack, policy.price(), options)
-            policy = get_policy(name, layout, **{"cost": cost, **given})
-        found.append(PolicyReplay(label, policy, options.tile_rows))
-    return found
-
-
-def _layer_options(scenario: Scenario, workload: Workload) -> LayerOptions:
-    engine = scenario.engine
-    return LayerOptions(
-        tokens_per_rank=workload.trace.meta.tokens_per_rank,
-        phase=workload.phase,
-        sequence_length=scenario.workload.sequence_length,
-        weight_dtype=engine.weight_dtype,
-        dispatch_dtype=engine.dispatch_dtype,
-        combine_dtype=engine.combine_dtype,
-        recompute=engine.recompute,
-        tile_rows=engine.tile_rows,
-        relay=engine.relay,
-        overlap=engine.overlap,
-        restore=engine.restore,
-    )
-
-
-def _columns(chunk: Chunk, times: LayerTimes) -> dict[str, NDArray[Any]]:
-    """Collect one chunk's columns of the result table."""
-    stats = chunk.stats
-    pairs = stats.pairs  # int64: the largest times the ranks can leave the int32 that is stored
-    total = pairs.sum(axis=1)
-    ranks = pairs.shape[1]
-    remote = (stats.near_sent + stats.far_sent).sum(axis=1)
-    floor = np.maximum(total, 1)
-    return {
-        "step": chunk.step,
-        "micro_batch": chunk.micro_batch,
-        "layer": chunk.layer,
-        "warm": chunk.warm.copy(),
-        "imbalance_before": chunk.imbalance_before,
-        "imbalance": np.where(total > 0, pairs.max(axis=1) * ranks / floor, 1.0),
-        "layer_time_s": times.layer_s,
-        "forward_s": times.forward_s,
-        "backward_s": times.backward_s,
-        "exposed_overhead_s": times.exposed_overhead_s,
-        **{f"{name}_s": values for name, values in times.critical.items()},
-        "replicas": stats.replicas.copy(),
-        "max_fanout": stats.max_fanout.copy(),
-        "remote_fraction": remote / floor,
-        "rank_pairs": pairs.astype(np.int32),
-    }
-
-
-def _join(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _warm(
-    scenario: Scenario, replays: list[PolicyReplay], columns: dict[str, dict[str, NDArray[Any]]]
-) -> NDArray[np.bool_]:
-    """Say which records count: those for which every policy had the history it asks for."""
-    every = next(iter(columns.values()))["warm"]
-    if scenario.engine.warmup == "include":
-        return np.ones(len(every), np.bool_)
-    warm = np.logical_and.reduce([part["warm"] for part in columns.values()])
-    if not warm.any():
-        slowest = min(replays, key=lambda item: int(columns[item.label]["warm"].sum()))
-        cadence = slowest.policy.cadence_steps
-        had = f"{columns[slowest.label]['warm'].sum()} of {len(every)} records warm"
-        shorter = "" if cadence is None else "give it a shorter cadence, "
-        raise ScenarioError(
-            f"no record is left after the warm-up of policy {slowest.label}",
-            file=scenario.source_path,
-            place="policies",
-            value=had if cadence is None else f"cadence_steps {cadence}, {had}",
-            remedy=f"{shorter}replay a longer trace, or set engine.warmup: include",
-        )
-    return np.asarray(warm)
-
-
 def _memory(
     scenario: Scenario,
-    layout: EPLayout,
+    item: PolicyReplay,
     part: dict[str, NDArray[Any]],
     warm: NDArray[np.bool_],
     options: LayerOptions,
-    price: DecisionPrice,
 ) -> MemoryUse:
     """Account for one policy's memory over the records that count."""
     positions = np.stack((part["step"], part["micro_batch"]))[:, warm]
     groups = np.unique(positions, axis=1, return_inverse=True)[1].ravel()
+    price = item.policy.price()
     return memory_use(
         scenario.model,
         scenario.rack,
-        layout,
+        item.policy.layout,
         part["rank_pairs"][warm],
         options,
         transport=price.transport,

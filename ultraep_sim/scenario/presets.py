@@ -20,6 +20,9 @@ _T = TypeVar("_T")
 
 CHANGED = " (changed)"
 
+#: Value of a policy's option ``speeds`` that means: those of the scenario's stragglers.
+SCENARIO_SPEEDS = "stragglers"
+
 
 def read_model(value: Any) -> ModelShape:
     """Read a preset name, ``{preset: NAME, field: value}``, or every field of a shape.
@@ -123,7 +126,10 @@ def policies_of(scenario: Scenario) -> Iterable[tuple[int, Policy]]:
 
     layout = layout_of(scenario)
     for index, spec in enumerate(scenario.policies):
-        yield index, get_policy(spec.name, layout, **spec.options)
+        options = spec.options
+        if options.get("speeds") == SCENARIO_SPEEDS:  # the engine knows them; any will do here
+            options = {**options, "speeds": [1.0] * layout.num_ranks}
+        yield index, get_policy(spec.name, layout, **options)
 
 
 def _preset(name: Any, known: Mapping[str, _T], what: str) -> _T:

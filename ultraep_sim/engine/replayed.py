@@ -1,0 +1,228 @@
+"""A scenario's records, planned by all of its policies, and the time of every layer.
+
+`none` and `ideal` are always replayed, because every figure is told relative to them; they stand
+in a result only where the scenario lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ScenarioError
+from ..planning import EPLayout
+from ..planning.stats import LoadStats
+from ..policies import get_policy
+from ..policies.registry import takes_cost
+from ..scenario.presets import SCENARIO_SPEEDS
+from .cost import cost_model
+from .layer import LayerOptions, LayerTimes, layer_times
+from .replay import Chunk, PolicyReplay, replay
+from .summary import reference
+from .training import TrainingJobs, conditions
+from .workload import Workload, make_workload
+
+if TYPE_CHECKING:
+    from ..scenario import Scenario
+    from ..scenario.schema import PolicySpec
+
+Progress = Callable[[str, int, int], None]
+
+_REFERENCES = ("none", "ideal")
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """All that is known once every policy has planned every record.
+
+    Attributes
+    ----------
+    scenario, workload, options : Scenario, Workload, LayerOptions
+    replays : list of PolicyReplay
+        The listed policies and the references.
+    columns : dict of str to dict
+        By policy: every column of the record table.
+    stats : dict of str to LoadStats
+        By policy: counts of every record; empty where layers are timed.
+    warm : bool [records]
+        Which records count in means.
+    """
+
+    scenario: Scenario
+    workload: Workload
+    options: LayerOptions
+    replays: list[PolicyReplay]
+    columns: dict[str, dict[str, NDArray[Any]]]
+    stats: dict[str, LoadStats]
+    warm: NDArray[np.bool_]
+
+    def jobs(self) -> TrainingJobs:
+        """Return the iterations, not yet arranged in time."""
+        prices = {item.label: item.policy.price() for item in self.replays}
+        return TrainingJobs(self.scenario, self.options, self.stats, prices, self._keys())
+
+    def iterations(self) -> list[int]:
+        """Return the iterations all of whose records count."""
+        spec, rows = self.scenario.training, self.jobs().rows
+        found = np.flatnonzero(self.warm[rows].all(axis=(1, 2))).tolist()
+        return found if spec is None else found[: spec.iterations]
+
+    def step_of(self, jobs: TrainingJobs, iteration: int) -> int:
+        """Return the step of the trace that an iteration replays."""
+        return int(self._keys()[jobs.rows[iteration, 0, 0], 0])
+
+    def _keys(self) -> NDArray[np.int64]:
+        first = self.columns[self.replays[0].label]
+        return np.stack([first[name] for name in ("step", "micro_batch", "layer")], axis=1)
+
+
+def replay_scenario(scenario: Scenario, progress: Progress | None = None) -> Replayed:
+    """Replay a scenario's records through its policies and the references.
+
+    Raises
+    ------
+    UltraEPSimError
+        If the trace, a policy or the scenario cannot be used.
+    """
+    workload = make_workload(scenario)
+    options = _layer_options(scenario, workload)
+    replays = _replays(scenario, _layout(scenario), options)
+    prices = {item.label: item.policy.price() for item in replays}
+    tables: dict[str, list[dict[str, NDArray[Any]]]] = {item.label: [] for item in replays}
+    counts: dict[str, list[LoadStats]] = {item.label: [] for item in replays}
+
+    def on_chunk(chunk: Chunk) -> None:
+        label = chunk.label
+        times = layer_times(scenario.model, scenario.rack, chunk.stats, prices[label], options)
+        tables[label].append(_columns(chunk, times))
+        if scenario.training is not None:
+            counts[label].append(chunk.stats.packed())
+
+    total, done = workload.num_records, 0
+
+    def on_record() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("replaying", done, total)
+
+    replay(workload, replays, on_chunk, step_every=workload.step_every, on_record=on_record)
+    columns = {label: _join(parts) for label, parts in tables.items()}
+    stats = {label: LoadStats.joined(parts) for label, parts in counts.items() if parts}
+    warm = _warm(scenario, replays, columns)
+    return Replayed(scenario, workload, options, replays, columns, stats, warm)
+
+
+def _layout(scenario: Scenario) -> EPLayout:
+    ep = scenario.ep
+    return EPLayout(
+        ep.ranks,
+        scenario.model.num_experts,
+        ep.slots_per_rank,
+        min(scenario.domain_size, ep.ranks),
+    )
+
+
+def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> list[PolicyReplay]:
+    """Make the listed policies, and the references under names no label can have."""
+    wanted = [(spec.label, spec.name, _options(scenario, spec)) for spec in scenario.policies]
+    wanted += [(reference(name), name, {}) for name in _REFERENCES]
+    found = []
+    for label, name, given in wanted:
+        policy = get_policy(name, layout, **given)
+        if takes_cost(policy):
+            cost = cost_model(scenario.model, scenario.rack, policy.price(), options)
+            policy = get_policy(name, layout, **{"cost": cost, **given})
+        found.append(PolicyReplay(label, policy, options.tile_rows))
+    return found
+
+
+def _options(scenario: Scenario, spec: PolicySpec) -> dict[str, Any]:
+    """Fill in the speeds of a policy that is to know how slow the scenario's GPUs are."""
+    if spec.options.get("speeds") != SCENARIO_SPEEDS:
+        return spec.options
+    groups = scenario.ep.data_parallel * scenario.ep.pipeline_stages
+    if scenario.stragglers is None or groups != 1:
+        raise ScenarioError(
+            "only one group with stragglers has speeds to plan by",
+            file=scenario.source_path,
+            place=f"policy {spec.label}: speeds",
+            value=SCENARIO_SPEEDS,
+            remedy="add stragglers, with one replica and one stage, or list the speeds",
+        )
+    return {**spec.options, "speeds": conditions(scenario).speeds()}
+
+
+def _layer_options(scenario: Scenario, workload: Workload) -> LayerOptions:
+    engine = scenario.engine
+    return LayerOptions(
+        tokens_per_rank=workload.trace.meta.tokens_per_rank,
+        phase=workload.phase,
+        sequence_length=scenario.workload.sequence_length,
+        weight_dtype=engine.weight_dtype,
+        dispatch_dtype=engine.dispatch_dtype,
+        combine_dtype=engine.combine_dtype,
+        recompute=engine.recompute,
+        tile_rows=engine.tile_rows,
+        relay=engine.relay,
+        overlap=engine.overlap,
+        restore=engine.restore,
+    )
+
+
+def _columns(chunk: Chunk, times: LayerTimes) -> dict[str, NDArray[Any]]:
+    """Collect one chunk's columns of the result table."""
+    stats = chunk.stats
+    pairs = stats.pairs  # int64: the largest times the ranks can leave the int32 that is stored
+    total = pairs.sum(axis=1)
+    ranks = pairs.shape[1]
+    remote = (stats.near_sent + stats.far_sent).sum(axis=1)
+    floor = np.maximum(total, 1)
+    return {
+        "step": chunk.step,
+        "micro_batch": chunk.micro_batch,
+        "layer": chunk.layer,
+        "warm": chunk.warm.copy(),
+        "imbalance_before": chunk.imbalance_before,
+        "imbalance": np.where(total > 0, pairs.max(axis=1) * ranks / floor, 1.0),
+        "layer_time_s": times.layer_s,
+        "forward_s": times.forward_s,
+        "backward_s": times.backward_s,
+        "exposed_overhead_s": times.exposed_overhead_s,
+        **{f"{name}_s": values for name, values in times.critical.items()},
+        "replicas": stats.replicas.copy(),
+        "max_fanout": stats.max_fanout.copy(),
+        "remote_fraction": remote / floor,
+        "rank_pairs": pairs.astype(np.int32),
+    }
+
+
+def _join(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _warm(
+    scenario: Scenario, replays: list[PolicyReplay], columns: dict[str, dict[str, NDArray[Any]]]
+) -> NDArray[np.bool_]:
+    """Say which records count: those for which every policy had the history it asks for."""
+    every = next(iter(columns.values()))["warm"]
+    if scenario.engine.warmup == "include":
+        return np.ones(len(every), np.bool_)
+    warm = np.logical_and.reduce([part["warm"] for part in columns.values()])
+    if not warm.any():
+        slowest = min(replays, key=lambda item: int(columns[item.label]["warm"].sum()))
+        cadence = slowest.policy.cadence_steps
+        had = f"{columns[slowest.label]['warm'].sum()} of {len(every)} records warm"
+        shorter = "" if cadence is None else "give it a shorter cadence, "
+        raise ScenarioError(
+            f"no record is left after the warm-up of policy {slowest.label}",
+            file=scenario.source_path,
+            place="policies",
+            value=had if cadence is None else f"cadence_steps {cadence}, {had}",
+            remedy=f"{shorter}replay a longer trace, or set engine.warmup: include",
+        )
+    return np.asarray(warm)
