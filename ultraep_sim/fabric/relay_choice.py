@@ -27,15 +27,20 @@ Decide = Literal["off", "rule", "gain"]
 
 
 def candidate_tree(
-    offsets: NDArray[np.int64], rank: NDArray[np.int32], num_ranks: int
+    offsets: NDArray[np.int64],
+    rank: NDArray[np.int32],
+    num_ranks: int,
+    min_fanout: int = MIN_FANOUT,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Relay every expert from four replicas on, whatever it gains.
+    """Relay every expert from ``min_fanout`` replicas on, whatever it gains.
 
     Parameters
     ----------
     offsets : ndarray of int64, shape [experts + 1]
     rank : ndarray of int32, shape [instances]
     num_ranks : int
+    min_fanout : int
+        At least 2.
 
     Returns
     -------
@@ -46,12 +51,12 @@ def candidate_tree(
     """
     parent = np.empty(rank.shape[0], np.int32)
     sent = np.zeros(num_ranks, np.int64)
-    fill_candidate(offsets, rank, parent, sent)
+    fill_candidate(offsets, rank, parent, sent, min_fanout)
     return parent, sent
 
 
 @njit(cache=True)
-def fill_candidate(offsets, rank, parent, sent):  # type: ignore[no-untyped-def]  # numba kernel
+def fill_candidate(offsets, rank, parent, sent, min_fanout=MIN_FANOUT):  # type: ignore[no-untyped-def]
     """Fill the parents and sends of `candidate_tree`; ``sent`` is overwritten."""
     sent[:] = 0
     experts = offsets.shape[0] - 1
@@ -62,7 +67,7 @@ def fill_candidate(offsets, rank, parent, sent):  # type: ignore[no-untyped-def]
         widest = max(widest, fanout)
         for i in range(offsets[e], offsets[e + 1]):
             parent[i] = home
-    for fanout in range(widest, MIN_FANOUT - 1, -1):  # the order of the rule
+    for fanout in range(widest, min_fanout - 1, -1):  # the order of the rule
         for e in range(experts):
             if offsets[e + 1] - offsets[e] - 1 == fanout:
                 _relay_one(offsets[e] + 1, offsets[e + 1], rank, parent, sent)

@@ -11,7 +11,8 @@ time, first come first served; between them the switch never blocks and holds wh
 cannot take yet, which the buffers of the senders bound. A copy within one rank uses no port.
 
 Two numbers set the time: link bandwidth and per-tile overhead. The rest is structure: tile and
-chunk size, workers, the launch, HBM, and the flag's way (a fence and a write over the switch).
+chunk size, workers, the launch (longer with a second stage, as published), HBM, and the flag's way
+(a fence and a write over the switch).
 Only what leaves neither the scale-up domain nor the healthy rack is simulated here.
 """
 
@@ -55,6 +56,8 @@ class StreamModel:
         Time a port is lost per stored tile.
     base : Quantity
         From the launch to the first load, and from the last store to the end of the kernel.
+    relay : Quantity
+        What a launch takes longer where the list has a second stage.
     flag : Quantity
         From the last store of a chunk to the moment its relay may load it.
     workers : Quantity
@@ -66,6 +69,7 @@ class StreamModel:
     link: Quantity
     tile_overhead: Quantity
     base: Quantity
+    relay: Quantity
     flag: Quantity
     workers: Quantity
     hbm: Quantity
@@ -91,6 +95,7 @@ class StreamModel:
                 overhead_ns, "ns", f"32 KiB tiles at {rack.stream_GBps} on {rack.scale_up_GBps}"
             ),
             rack.stream_base_us,
+            rack.relay_us,
             FLAG,
             WORKERS,
             rack.gpu.hbm_achieved_TBps,
@@ -192,6 +197,7 @@ def stream(tiles: TileList, model: StreamModel, link_share: Seconds | None = Non
     slots = round(model.workers.si) * BUFFERS
     fan = np.diff(tiles.copy_offsets)
     stores = int(fan[tiles.entry_task].sum())
+    base = model.base.si + (model.relay.si if tiles.relayed else 0.0)
     out_int = np.zeros((stores, 4), np.int32)
     out_time = np.zeros((stores, 4))
     if stores:
@@ -199,7 +205,7 @@ def stream(tiles: TileList, model: StreamModel, link_share: Seconds | None = Non
             tiles.task_source, tiles.task_wait, tiles.copy_offsets, tiles.copy_rank,
             tiles.entry_task, tiles.entry_tile, tiles.sender_offsets, tiles.sender_entries,
             tiles.tile_sizes, tiles.chunk_tiles, tiles.chunks_per_copy,
-            slots, per_byte, overhead, 1.0 / model.hbm.si, model.base.si, model.flag.si,
+            slots, per_byte, overhead, 1.0 / model.hbm.si, base, model.flag.si,
             out_int, out_time,
         )  # fmt: skip
     return _result(tiles, out_int, out_time)
