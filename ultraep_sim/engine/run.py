@@ -41,7 +41,8 @@ class RunResult:
         ``layer_time_ms``, ``fraction_of_ideal``, ``speedup_over_none``,
         ``exposed_overhead_us_per_layer``, ``replicas_per_plan``, ``activation_peak_ratio``; of
         training iterations also ``iteration_ms``, ``tflops_per_gpu``, ``communication_exposed``,
-        ``pipeline_idle``, ``sync_exposed``.
+        ``pipeline_idle``, ``sync_exposed``; where GPUs are lost ``goodput``, ``restarts``,
+        ``campaign_h``.
     records : pyarrow.Table
         One row a (policy, step, micro-batch, layer); the content of ``result.parquet``.
     memory : list of dict
@@ -138,7 +139,7 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     workload = done.workload
     return RunResult(
         scenario,
-        result_rows(labels, done.columns, memory, done.warm, iterations),
+        result_rows(labels, done.columns, memory, done.warm, iterations, jobs),
         record_table(labels, done.columns),
         [{"policy": label} | memory[label].to_dict() for label in labels],
         workload.label,

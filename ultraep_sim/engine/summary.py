@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..policies import DecisionPrice
+from .goodput import campaign
 from .memory import MemoryUse
 from .replay import PolicyReplay
 from .training import Iteration, TrainingJobs
@@ -33,6 +34,7 @@ def result_rows(
     memory: Mapping[str, MemoryUse],
     warm: NDArray[np.bool_],
     iterations: Mapping[str, Sequence[Iteration]],
+    jobs: TrainingJobs | None,
 ) -> list[dict[str, Any]]:
     """Return the rows of a result: means over the records that count.
 
@@ -62,6 +64,7 @@ def result_rows(
                 "replicas_per_plan": float(part["replicas"][warm].mean()),
                 "activation_peak_ratio": memory[label].activation_peak_ratio,
                 **_of_iterations(iterations.get(label, ())),
+                **_of_campaign(jobs, iterations.get(label, ())),
             }
         )
     return rows
@@ -79,6 +82,19 @@ def _of_iterations(found: Sequence[Iteration]) -> dict[str, float]:
         "communication_exposed": mean["communication_exposed"],
         "pipeline_idle": mean["pipeline_idle"],
         "sync_exposed": mean["sync_exposed"],
+    }
+
+
+def _of_campaign(jobs: TrainingJobs | None, found: Sequence[Iteration]) -> dict[str, float]:
+    """Share of a campaign with lost GPUs that is useful, where the scenario loses some."""
+    spec = None if jobs is None else jobs.conditions.spec.failures
+    if jobs is None or spec is None or not found:
+        return {}
+    times = campaign(spec, jobs.conditions, [one.iteration_s for one in found])
+    return {
+        "goodput": times.goodput,
+        "restarts": float(times.restarts),
+        "campaign_h": times.total_s / 3600,
     }
 
 
@@ -159,6 +175,8 @@ def _of_training(scenario: Scenario, jobs: TrainingJobs) -> list[str]:
         )
     if spec.replica_loads == "shared" and place.replicas > 1:
         notes.append("all replicas see the same micro-batches: none waits for another's load")
+    if scenario.stragglers is not None:
+        notes.append("layer times are those of usual GPUs, iterations those of this scenario's")
     return notes + jobs.conditions.notes()
 
 

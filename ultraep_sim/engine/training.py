@@ -135,7 +135,7 @@ class TrainingJobs:
             bucket_s=around.bucket_s,
             extra_bucket_s=around.extra_bucket_s,
             finish_s=around.finish_s,
-            episodes=() if slow.static else slow.episodes(start_s),
+            episodes=slow.episodes(start_s),
         )
 
     def positions(self, iteration: int, replica: int) -> NDArray[np.int64]:

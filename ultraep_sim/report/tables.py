@@ -41,11 +41,15 @@ TRAINING_COLUMNS = (
     _Column("sync_exposed", "sync,\noptimizer\n[%]", lambda v: f"{100 * v:.1f}"),
     COLUMNS[7],
 )
+_GOODPUT = _Column("goodput", "goodput\nof campaign\n[%]", lambda v: f"{100 * v:.1f}")
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[_Column, ...]:
     """Return the columns that say most of these rows: iterations', where they are timed."""
-    return TRAINING_COLUMNS if any("iteration_ms" in row for row in rows) else COLUMNS
+    if not any("iteration_ms" in row for row in rows):
+        return COLUMNS
+    lossy = any("goodput" in row for row in rows)
+    return (*TRAINING_COLUMNS, _GOODPUT) if lossy else TRAINING_COLUMNS
 
 
 def cells(row: Row, columns: Sequence[_Column] = COLUMNS) -> list[str]:

@@ -233,15 +233,18 @@ class FailuresSpec(Strict):
         Of one GPU; None for the listed losses alone.
     losses : list of LossSpec
         These happen too.
+    iterations : int
+        Length of the campaign; the iterations that are timed are repeated in turn.
     checkpoint_every_iterations : int
     checkpoint_s, restart_s : float
         Seconds that training stands still for a checkpoint, and from a loss to going on.
     """
 
     mean_time_between_h: float | None = Field(
-        default=figures.MEAN_TIME_BETWEEN_FAILURES.si / 3600, gt=0.0
+        default=round(figures.MEAN_TIME_BETWEEN_FAILURES.si / 3600), gt=0.0
     )
     losses: list[LossSpec] = Field(default_factory=list, max_length=100_000)
+    iterations: int = Field(default=1000, ge=1, le=1_000_000)
     checkpoint_every_iterations: int = Field(default=int(figures.CHECKPOINT_EVERY.value), ge=1)
     checkpoint_s: float = Field(default=figures.CHECKPOINT_TIME.si, ge=0.0)
     restart_s: float = Field(default=figures.RESTART_TIME.si, ge=0.0)

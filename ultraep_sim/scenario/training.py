@@ -91,6 +91,7 @@ def training_fits(scenario: Scenario) -> None:
     if scenario.workload.phase == "prefill":
         raise _refused("has no backward", "workload.phase", "prefill", "drop training:")
     _micro_batches_fit(scenario, spec)
+    _engine_fits(scenario)
     stages = scenario.ep.pipeline_stages * spec.virtual_stages
     layers = scenario.model.layers
     if stages > layers:
@@ -124,6 +125,22 @@ def _micro_batches_fit(scenario: Scenario, spec: TrainingSpec) -> None:
         )
     if scenario.engine.overlap == "dualpipe" and spec.schedule != "1f1b":
         raise _refused("goes with 1f1b", "engine.overlap", "dualpipe", "use schedule: 1f1b")
+
+
+def _engine_fits(scenario: Scenario) -> None:
+    slow = scenario.stragglers
+    if slow is None or scenario.engine.mode == "event":
+        return
+    midway = {"dead_planes.at_s": slow.dead_planes is not None and bool(slow.dead_planes.at_s)}
+    midway["thermal"] = slow.thermal is not None
+    for key, set_ in midway.items():
+        if set_:
+            raise _refused(
+                "begins or ends inside an iteration, which the fast path cannot time",
+                f"stragglers.{key}",
+                "set",
+                "use engine.mode: event",
+            )
 
 
 def _refused(problem: str, place: str, value: Any, remedy: str) -> InputError:
