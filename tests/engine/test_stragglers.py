@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ultraep_sim.engine.job import PHASE_PART
-from ultraep_sim.engine.stragglers import Conditions, Geometry
+from ultraep_sim.engine.stragglers import Conditions, Geometry, Loss
 from ultraep_sim.errors import ScenarioError
 from ultraep_sim.model.conditions import WHISKERS_SD
 from ultraep_sim.scenario.stragglers import StragglerSpec
@@ -47,7 +47,8 @@ def test_nothing_slow_changes_nothing() -> None:
         assert healthy.static
         assert (healthy.compute == 1).all()
         assert (healthy.link == 1).all()
-        assert healthy.episodes(0.0) == healthy.losses(0.0, 1e9) == ()
+        assert healthy.episodes(0.0) == ()
+        assert healthy.losses(0.0, 1e9) == ()
         assert all(applied(healthy)[name] is BUSY[name] for name in BUSY)
         assert healthy.notes() == []
 
@@ -206,7 +207,7 @@ def test_listed_episodes_and_losses_happen() -> None:
     (spell,) = given.episodes(0.5)
     assert (spell.gpus.tolist(), spell.start_s, spell.end_s, spell.part) == ([7], 0.5, 1.5, "link")
     assert given.episodes(2.0) == ()
-    assert [(loss.gpu, loss.at_s) for loss in given.losses(4.0, 5.0)] == [(9, 4.0)]
+    assert given.losses(4.0, 5.0) == (Loss(9, 4.0),)
     assert given.losses(0.0, 4.0) == ()
     assert not given.static
 
@@ -214,9 +215,13 @@ def test_listed_episodes_and_losses_happen() -> None:
 def test_losses_come_at_the_published_rate() -> None:
     """One in about three hours at 16k GPUs."""
     geometry = Geometry(64, 4, 64, 64)
-    found = conditions(geometry, failures={}).losses(0.0, 3000 * 3600)
+    given = conditions(geometry, failures={"losses": [{"gpu": 3, "at_s": 50.0}]})
+    found = given.losses(0.0, 3000 * 3600.0)
     assert len(found) == pytest.approx(1000, rel=0.1)
+    assert Loss(3, 50.0) in found
     assert [loss.at_s for loss in found] == sorted(loss.at_s for loss in found)
+    assert given.losses(0.0, 1e6) + given.losses(1e6, 3000 * 3600.0) == found
+    assert given.static  # they interrupt a campaign, not an iteration
 
 
 def test_dense_layers_slow_down_with_their_stage() -> None:

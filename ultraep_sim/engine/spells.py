@@ -1,8 +1,8 @@
-"""What begins or ends midway: spells of slowness, planes that die, GPUs that are lost.
+"""What begins or ends midway: spells of slowness, and planes that die.
 
-Random spells and losses are Poisson streams in blocks of an hour, each block with a generator of
-its own: any hour can be drawn without the hours before it. A run begins in the steady state, so a
-spell may have begun before it.
+Random spells are a Poisson stream in blocks of an hour, each block with a generator of its own:
+any hour can be drawn without the hours before it. A run begins in the steady state, so a spell may
+have begun before it. What a lost GPU does to a run is in `ultraep_sim.engine.event.faults`.
 """
 
 from __future__ import annotations
@@ -104,26 +104,6 @@ def episodes(
         Episode(e.gpus, e.part, e.factor, e.start_s - start_s, e.end_s - start_s)
         for e in sorted(met, key=lambda e: (e.start_s, int(e.gpus[0]), e.part))
     )
-
-
-def losses(
-    spec: StragglerSpec, geometry: Geometry, seed: int, start_s: float, end_s: float
-) -> tuple[Loss, ...]:
-    """Return the GPUs lost from `start_s` to before `end_s`, in order of time."""
-    failures = spec.failures
-    if failures is None:
-        return ()
-    found = [Loss(geometry.number(loss), loss.at_s) for loss in failures.losses]
-    if failures.mean_time_between_h is not None:
-        rate = geometry.gpus / (3600.0 * failures.mean_time_between_h)
-        for block in _blocks(start_s, end_s):
-            rng = stream(seed, "failures", block - _FIRST_BLOCK)
-            count = int(rng.poisson(rate * _BLOCK_S))
-            times = (block + rng.random(count)) * _BLOCK_S
-            gpus = rng.integers(geometry.gpus, size=count)
-            found += [Loss(int(gpu), float(at)) for gpu, at in zip(gpus, times, strict=True)]
-    inside = [loss for loss in found if start_s <= loss.at_s < end_s]
-    return tuple(sorted(inside, key=lambda loss: (loss.at_s, loss.gpu)))
 
 
 def _planes(spec: StragglerSpec, geometry: Geometry) -> list[Episode]:

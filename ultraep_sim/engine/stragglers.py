@@ -2,7 +2,7 @@
 
 What is slow for the whole run is a static factor on the kernel times of a GPU and is part of a
 job's busy times; jitter is too. What begins or ends midway is in `ultraep_sim.engine.spells` and
-is for the event engine.
+is for the event engine. Lost GPUs interrupt a campaign of iterations, not one iteration.
 
 Decisions where the sources leave room:
 
@@ -27,7 +27,7 @@ from ultraep_sim.model.conditions import WHISKERS_SD
 from ultraep_sim.scenario.stragglers import StragglerSpec
 
 from .job import PHASE_PART, Episode
-from .spells import HORIZON_S, Geometry, Loss, episodes, losses, stream
+from .spells import HORIZON_S, Geometry, Loss, episodes, stream
 
 __all__ = ["Conditions", "Geometry", "Loss"]
 
@@ -74,11 +74,11 @@ class Conditions:
 
     @property
     def static(self) -> bool:
-        """Whether no spell and no loss can happen, so that the fast path can run it."""
+        """Whether no spell can happen, so that the fast path can run every iteration."""
         planes, thermal = self.spec.dead_planes, self.spec.thermal
         midway = planes is not None and bool(planes.at_s)
         spells = thermal is not None and bool(thermal.rate_per_gpu_hour or thermal.episodes)
-        return not (midway or spells or self.spec.failures is not None)
+        return not (midway or spells)
 
     def speeds(self, replica: int = 0, stage: int = 0) -> NDArray[np.float64]:
         """Return the static compute speeds of one group, float64 [R], for speed-aware planning."""
@@ -184,7 +184,18 @@ class Conditions:
         start_s, end_s : float
             Simulated seconds since the start of the run.
         """
-        return losses(self.spec, self.geometry, self.seed, start_s, end_s)
+        spec, g = self.spec.failures, self.geometry
+        if spec is None:
+            return ()
+        found = [Loss(g.number(loss), loss.at_s) for loss in spec.losses]
+        if spec.mean_time_between_h is not None:
+            from .event.faults import poisson_failures  # here, for it brings SimPy
+
+            mean = 3600.0 * spec.mean_time_between_h
+            drawn = poisson_failures(self.seed, g.gpus, mean, horizon_s=end_s)
+            found += [Loss(failure.gpu, failure.time_s) for failure in drawn]
+        inside = [loss for loss in found if start_s <= loss.at_s < end_s]
+        return tuple(sorted(inside, key=lambda loss: (loss.at_s, loss.gpu)))
 
     def notes(self) -> list[str]:
         """Say in a few words what is slow for the whole run."""
