@@ -1,4 +1,4 @@
-"""``ultraep-sim validate``: the planner arena."""
+"""``ultraep-sim validate``: the planner arena, and what is published beside what we compute."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ultraep_sim.commands import validate_published as published
 from ultraep_sim.commands.console import note, print_json, print_renderable, progress_bars
 from ultraep_sim.errors import InputError
 
@@ -21,9 +22,10 @@ Examples:
   ultraep-sim validate planner --quick
   ultraep-sim validate planner --policy eplb_plus --policy lplb
   ultraep-sim validate planner --json | jq '.summary[] | {policy, replicas_ratio}'
+  ultraep-sim validate training
 """
 
-SUITES = ("planner",)
+SUITES = ("planner", *published.SUITES)
 _FULL, _QUICK = 3, 1  # draws of each family
 
 
@@ -40,19 +42,37 @@ def validate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
-    """Judge the simulator's parts; so far the planners.
+    """Judge the simulator's parts.
 
     planner: every policy plans the same Zipf, taxonomy and recorded loads, beside lower bounds that
     no plan can beat; those that place by history in hindsight. Solve times are measured here.
-    """
-    from ultraep_sim.validate.arena import run_arena
-    from ultraep_sim.validate.families import QUICK_SHAPES, SHAPES
-    from ultraep_sim.validate.summary import summarise
 
+    training, breakdown, transfers: published throughput, layer times and weight distribution beside
+    ours, row by row. The first two fit the load dynamics first, which takes half a minute.
+    """
     if suite not in SUITES:
         raise InputError(
             "unknown suite", place="SUITE", value=suite, remedy=f"choose from {', '.join(SUITES)}"
         )
+    if suite == "planner":
+        _planner(policy, quick, as_json)
+        return
+    for option, given in (("--policy", policy), ("--quick", quick)):
+        if given:
+            raise InputError(
+                f"only the planner suite has {option}",
+                place="SUITE",
+                value=suite,
+                remedy=f"leave {option} out: {suite} compares all that is published",
+            )
+    published.show(suite, as_json)
+
+
+def _planner(policy: list[str] | None, quick: bool, as_json: bool) -> None:
+    from ultraep_sim.validate.arena import run_arena
+    from ultraep_sim.validate.families import QUICK_SHAPES, SHAPES
+    from ultraep_sim.validate.summary import summarise
+
     traces = None if quick else _trace_folder()
     if not quick and traces is None:
         note("no traces/ folder found: the recorded loads are left out")
@@ -66,7 +86,7 @@ def validate(
         )
     summary = summarise(rows)
     if as_json:
-        print_json({"suite": suite, "quick": quick, "rows": rows, "summary": summary})
+        print_json({"suite": "planner", "quick": quick, "rows": rows, "summary": summary})
     else:
         _show(rows, summary)
 
