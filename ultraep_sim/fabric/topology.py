@@ -85,6 +85,8 @@ class Topology:
     striping: Striping
     graph: Graph
     health: Mapping[Edge, float] = field(default_factory=dict)
+    # Arrays of this state of health, kept by what they are.
+    kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def num_gpus(self) -> int:
