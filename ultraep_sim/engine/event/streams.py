@@ -25,9 +25,9 @@ class Tally:
 
     A kernel ended on a rank; a barrier opened (all ranks of a group began a step); activations or
     gradients of a micro-batch arrived at a stage; a stream ended its program, or an operation that
-    another stream waited for; a bucket was ready in all replicas; a bucket was in sync; a stage's
-    optimizer ended. A kernel that takes no time on a rank is no event, nor is the start of a
-    process.
+    another stream waited for; a bucket, or with exposed sync a stage, was ready in all replicas; a
+    bucket was in sync; a stage's optimizer ended. A kernel that takes no time on a rank is no
+    event, nor is the start or the end of a process.
     """
 
     events: int = 0

@@ -72,7 +72,8 @@ class StageSync:
 
     def stage_ended(self) -> None:
         """Note that a replica has ended its last unit on this stage."""
-        self._drained.arrive()
+        if self._job.grad_sync == "exposed":
+            self._drained.arrive()
 
     def _add(self, virtual_stage: int, layer: int, parties: int) -> None:
         job = self._job
@@ -89,6 +90,7 @@ class StageSync:
         env = self._env
         if self._job.grad_sync == "exposed":
             yield self._all_ended
+            self._tally.events += 1
         for ready, seconds, layer in self._buckets:
             yield ready
             self._tally.events += 1

@@ -1,0 +1,69 @@
+"""Invariant 6: both engines say the same wherever the fast path's assumptions hold.
+
+They share the kernel times of a job and nothing else.
+"""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import Phase, find, given, settings
+
+from tests.engine.hand_cases import CASES
+from tests.engine.jobs import OVERLAPS, jobs, scaled
+from ultraep_sim.engine.event import run_event
+from ultraep_sim.engine.fast import run_fast
+from ultraep_sim.engine.job import PHASE_PART, IterationTimes
+
+ANSWERS = [field.name for field in fields(IterationTimes) if field.name != "events"]
+ARRAYS = ["extra_forward", "extra_backward", "hop_s", "bucket_s", "extra_bucket_s", "finish_s"]
+
+
+def differences(event, fast, rtol=1e-9):
+    """Names of the answers that differ by more than `rtol` of their value or of the iteration."""
+    small = rtol * event.iteration_s
+    return [
+        name
+        for name in ANSWERS
+        if not np.allclose(getattr(event, name), getattr(fast, name), rtol=rtol, atol=small)
+    ]
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+def test_equal(overlap):
+    @settings(max_examples=60, deadline=None)
+    @given(job=jobs(overlaps=(overlap,)))
+    def equal(job):
+        assert differences(run_event(job), run_fast(job)) == []
+
+    equal()
+
+
+@pytest.mark.parametrize("coefficient", [*PHASE_PART, *ARRAYS])
+def test_one_coefficient_changed_in_one_engine_shows(coefficient):
+    """The jobs drawn for `test_equal` find it: `find` fails if none does."""
+
+    def change(job):
+        if coefficient in PHASE_PART:
+            return scaled(job, coefficient, 1.01)
+        return replace(job, **{coefficient: getattr(job, coefficient) * 1.01})
+
+    find(
+        jobs(),
+        lambda job: differences(run_event(job), run_fast(change(job))) != [],
+        settings=settings(
+            max_examples=100,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+        ),
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_fast_path_as_computed_by_hand(case):
+    times = run_fast(case.job)
+    assert times.iteration_s == pytest.approx(case.iteration_s, rel=1e-12)
+    for name, expected in case.expected.items():
+        np.testing.assert_allclose(getattr(times, name), expected, rtol=1e-12, err_msg=name)
