@@ -1,0 +1,202 @@
+"""Whole iterations of a scenario: they add up, both engines agree, what is slow slows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ultraep_sim.engine.run import RunResult, run_scenario, training_jobs
+from ultraep_sim.errors import ScenarioError
+from ultraep_sim.scenario import scenario_from_dict
+
+BASE: dict[str, Any] = {
+    "name": "small",
+    "model": {
+        "preset": "qwen3-30b",
+        "layers": 6,
+        "dense_layers": 1,
+        "dense_ffn": 4096,
+        "num_experts": 32,
+    },
+    "rack": "paper-rack64",
+    "ep": {"ranks": 8, "slots_per_rank": 2, "pipeline_stages": 2, "data_parallel": 2},
+    "workload": {
+        "synthetic": {"imbalance": 1.8, "layers": 5, "steps": 2, "drift": 0.1, "noise": 0.2},
+        "tokens_per_rank": 2048,
+    },
+    "policies": ["none", "ultraep", "ideal"],
+    "training": {"micro_batches": 4},
+}
+
+
+def run(*sets: str) -> RunResult:
+    return run_scenario(scenario_from_dict(BASE, sets))
+
+
+def rows(*sets: str) -> dict[str, dict[str, Any]]:
+    return {row["policy"]: row for row in run(*sets).rows}
+
+
+ONE_GROUP = ("ep.pipeline_stages=1", "ep.data_parallel=1")
+
+
+def test_one_stage_is_the_sum_of_its_layers() -> None:
+    """Nothing but layers, once the surroundings are taken off."""
+    result = run(*ONE_GROUP, "training.grad_sync=exposed")
+    jobs, _ = training_jobs(scenario_from_dict(BASE, [*ONE_GROUP, "training.grad_sync=exposed"]))
+    job = jobs.job("none", 0)
+    around = 4 * float(job.extra_forward.max() + job.extra_backward.max())
+    around += float(job.bucket_s.sum() + job.extra_bucket_s.sum() + job.finish_s.max())
+    table = result.records.to_pydict()
+    layers = sum(
+        seconds
+        for seconds, policy, step in zip(
+            table["layer_time_s"], table["policy"], table["step"], strict=True
+        )
+        if (policy, step) == ("none", 0)
+    )
+    assert result.iterations is not None
+    first = result.iterations.to_pylist()[0]
+    assert first["iteration_s"] == pytest.approx(layers + around)
+
+
+def test_rows_hang_together() -> None:
+    found = rows()
+    none, ultraep, ideal = (found[name] for name in ("none", "ultraep", "ideal"))
+    assert none["iteration_ms"] > ultraep["iteration_ms"] > ideal["iteration_ms"]
+    assert none["speedup_over_none"] == ideal["fraction_of_ideal"] == 1.0
+    for row in found.values():
+        flops = row["tflops_per_gpu"] * row["iteration_ms"]
+        assert flops == pytest.approx(none["tflops_per_gpu"] * none["iteration_ms"])
+        shares = ("communication_exposed", "pipeline_idle", "sync_exposed")
+        assert all(0 <= row[name] < 1 for name in shares)
+        assert sum(row[name] for name in shares) < 1
+        assert row["fraction_of_ideal"] == pytest.approx(
+            ideal["iteration_ms"] / row["iteration_ms"]
+        )
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        (),
+        ("engine.recompute=full", "engine.restore=overlapped"),
+        ("training.schedule=interleaved", "training.virtual_stages=2"),
+        ("engine.overlap=two_batch",),
+        ("engine.overlap=dualpipe", "training.grad_sync=exposed"),
+        ("stragglers={spread: {}, jitter: {sigma: 0.05}, slow_links: [{gpu: 3, factor: 2.0}]}",),
+    ],
+    ids=lambda sets: " ".join(sets) or "plain",
+)
+def test_both_engines_agree_on_a_scenario(sets) -> None:  # type: ignore[no-untyped-def]
+    fast, event = rows(*sets), rows(*sets, "engine.mode=event")
+    for policy, row in fast.items():
+        for name, value in row.items():
+            if name != "policy":
+                assert event[policy][name] == pytest.approx(value, rel=1e-9), (policy, name)
+
+
+def test_overlap_hides_communication() -> None:
+    plain, pairs = rows(), rows("engine.overlap=dualpipe")
+    for policy in plain:
+        shown = "communication_exposed"
+        assert pairs[policy][shown] < plain[policy][shown]
+
+
+def test_replicas_wait_for_each_other() -> None:
+    """Own loads: the gradient sync waits for the slower replica; shared loads: neither is."""
+    own = rows("workload.synthetic.noise=0.6", "training.grad_sync=exposed")
+    shared = rows(
+        "workload.synthetic.noise=0.6",
+        "training.grad_sync=exposed",
+        "training.replica_loads=shared",
+    )
+    assert own["none"]["sync_exposed"] > shared["none"]["sync_exposed"]
+
+
+def test_a_recorded_trace_is_regrouped(small) -> None:  # type: ignore[no-untyped-def]
+    scenario = small("training={micro_batches: 4}", "policies=[none,ultraep]")
+    result = run_scenario(scenario)
+    assert result.iterations is not None
+    assert "4 consecutive micro-batches count as one global batch" in result.workload_label
+    per_step = np.bincount(result.records["step"].to_numpy()[: len(result.records) // 2])
+    recorded_layers = len(set(result.records["layer"].to_pylist()))
+    assert set(per_step.tolist()) == {4 * recorded_layers}
+
+
+def test_a_slow_gpu_slows_and_planning_by_its_speed_helps() -> None:
+    slow = "stragglers={slow_gpus: [{rank: 3, factor: 1.5}]}"
+    aware = "policies=[mosaic,{name: mosaic,label: aware,speeds: stragglers}]"
+    # Tokens enough that compute, and not the reading of weights, sets the time.
+    sets = (*ONE_GROUP, "workload.tokens_per_rank=16384")
+    before, after = rows(*sets, "policies=[mosaic]"), rows(*sets, slow, aware)
+    assert after["mosaic"]["iteration_ms"] > 1.1 * before["mosaic"]["iteration_ms"]
+    assert after["aware"]["iteration_ms"] < after["mosaic"]["iteration_ms"]
+    assert before["mosaic"]["layer_time_ms"] == after["mosaic"]["layer_time_ms"]
+
+
+def test_dead_planes_slow_the_all_to_all() -> None:
+    dead = rows("stragglers={dead_planes: {planes: 18, dead: 9, domains: [0, 1, 2, 3]}}")
+    assert dead["ideal"]["communication_exposed"] > rows()["ideal"]["communication_exposed"]
+
+
+def test_a_plane_that_dies_midway_costs_less_than_one_dead_from_the_start() -> None:
+    where = "planes: 18, dead: 9, domains: [0, 1, 2, 3]"
+    event = "engine.mode=event"
+    healthy = rows(event)["none"]["iteration_ms"]
+    start = rows(event, f"stragglers={{dead_planes: {{{where}}}}}")["none"]["iteration_ms"]
+    late = f"stragglers={{dead_planes: {{{where}, at_s: {healthy / 1e3}}}}}"
+    midway = rows(event, late)["none"]["iteration_ms"]
+    assert healthy < midway < start
+
+
+def test_lost_gpus_cost_goodput() -> None:
+    often = "stragglers={failures: {mean_time_between_h: 1.0, checkpoint_every_iterations: 5}}"
+    found = rows(often)["none"]
+    assert 0 < found["goodput"] < 1
+    assert found["restarts"] > 0
+    assert found["iteration_ms"] == rows()["none"]["iteration_ms"]
+
+
+def test_files_and_notes(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    result = run("training.layer_map=stretch", "workload.synthetic.layers=2")
+    result.write(tmp_path)
+    table = pq.read_table(tmp_path / "iterations.parquet")
+    assert table.num_rows == 3 * 2
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["scenario"]["training"]["micro_batches"] == 4
+    assert any("32 GPUs" in note for note in summary["notes"])
+    assert any("neighbours are the same" in note for note in summary["notes"])
+    again = tmp_path / "again"
+    run("training.layer_map=stretch", "workload.synthetic.layers=2").write(again)
+    for name in ("iterations.parquet", "result.parquet"):
+        assert (again / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (("training.micro_batches=3", "engine.overlap=two_batch"), "multiple of 2"),
+        (("training.virtual_stages=2",), "interleaved goes with"),
+        (("training.stage_layers=[3,2]",), "sum to the 6 layers"),
+        (("engine.mode=event", "training=null"), "add a training section"),
+        (("engine.overlap=dualpipe", "training=null"), "add a training section"),
+        (("stragglers={spread: {}}", "training=null"), "add a training section"),
+        (("stragglers={thermal: {}}",), "engine.mode: event"),
+        (("workload.phase=prefill",), "no backward"),
+        (("stragglers={slow_gpus: [{rank: 8, factor: 2}]}",), "0 to 7"),
+        (("policies=[{name: mosaic, speeds: stragglers}]",), "one group with stragglers"),
+    ],
+)
+def test_contradictions_are_refused(sets, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ScenarioError, match=words):
+        run(*sets)
+
+
+def test_layers_have_no_iterations() -> None:
+    with pytest.raises(ScenarioError, match="training section"):
+        training_jobs(scenario_from_dict(BASE, ["training=null"]))
