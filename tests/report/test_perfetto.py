@@ -153,7 +153,7 @@ def broken_off(path):
 
 
 def test_a_broken_off_trace_leaves_no_file(tmp_path) -> None:
-    with pytest.raises(ValueError, match="no such lane|not in tuple"):
+    with pytest.raises(ValueError, match="not in tuple"):
         broken_off(tmp_path / "t.json")
     assert list(tmp_path.iterdir()) == []
 

@@ -114,17 +114,16 @@ class ChromeTrace:
             Negative where it belongs to none.
         """
         group, local = divmod(rank, self._ranks)
-        args: dict[str, Any] = {}
-        if micro_batch >= 0:
-            args["micro_batch"] = micro_batch
-        if layer >= 0:
-            args["layer"] = layer
+        # Written by hand: there may be millions of spans.
+        known = [] if micro_batch < 0 else [f'"micro_batch": {micro_batch}']
+        known += [] if layer < 0 else [f'"layer": {layer}']
+        args = ", ".join(known)
         if lane != "comm":
             self._on_rank(group, local, lane, phase, (start_s, end_s), args)
             return
         shares = self._traffic(phase, rank, micro_batch, layer) if self._traffic else None
         if shares is None:
-            args["direction"] = "not known"
+            args += (", " if args else "") + '"direction": "not known"'
         for thread, share in zip(("send", "receive"), shares or (1.0, 1.0), strict=True):
             if share > 0:
                 end = start_s + min(share, 1.0) * (end_s - start_s)
@@ -151,7 +150,7 @@ class ChromeTrace:
                         "virtual_stages": block.virtual_stages,
                     }
                     span = (block.start_s, block.end_s)
-                    self._complete(group, _PIPELINE, block.title, "pipeline", span, args)
+                    self._complete(group, _PIPELINE, block.title, "pipeline", span, _inner(args))
                     last = max(last, block.end_s)
                 synced = float(times.sync_end[stage])
                 ended = synced + (0.0 if finish_s is None else float(finish_s[stage]))
@@ -159,7 +158,7 @@ class ChromeTrace:
                 for title, (start, end) in tail.items():
                     if end > start:
                         self._name(group, _TAIL, "after the last backward")
-                        self._complete(group, _TAIL, title, "sync", (start, end), {})
+                        self._complete(group, _TAIL, title, "sync", (start, end), "")
 
     def critical(self, path: CriticalPath, groups: int) -> None:
         """Write the critical path as a process of its own, after ``groups`` others."""
@@ -172,7 +171,7 @@ class ChromeTrace:
                 "phases_us": {name: 1e6 * s for name, s in segment.phases.items()},
             }
             span = (segment.start_s, segment.end_s)
-            self._complete(groups, 0, title, "critical path", span, args)
+            self._complete(groups, 0, title, "critical path", span, _inner(args))
 
     def memory(self, group: GroupMemory, rank: int) -> None:
         """Write the memory of one rank as a counter of its group."""
@@ -195,7 +194,7 @@ class ChromeTrace:
         lane: str,
         phase: str,
         span: tuple[float, float],
-        args: dict[str, Any],
+        args: str,
     ) -> None:
         tid = _RANKS + local * len(THREADS) + THREADS.index(lane)
         self._name(group, tid, f"rank {local} {_TITLES.get(lane, lane)}")
@@ -208,13 +207,13 @@ class ChromeTrace:
         name: str,
         category: str,
         span: tuple[float, float],
-        args: dict[str, Any],
+        args: str,
     ) -> None:
         # Both ends are rounded, not the length: neighbours stay neighbours.
         start, end = round(span[0] * 1e9), round(span[1] * 1e9)
-        head = f'"ph":"X","name":{json.dumps(name)},"cat":"{category}","pid":{pid},"tid":{tid}'
+        head = f'"ph":"X","name":"{name}","cat":"{category}","pid":{pid},"tid":{tid}'
         times = f'"ts":{_us(start)},"dur":{_us(end - start)}'
-        self._write(f'{{{head},{times},"args":{json.dumps(args)}}}')
+        self._write(f'{{{head},{times},"args":{{{args}}}}}')
 
     def _name(self, pid: int, tid: int, title: str, process: str | None = None) -> None:
         """Name a thread, and its process, the first time either is met."""
@@ -236,6 +235,11 @@ class ChromeTrace:
         assert self._file is not None  # noqa: S101  # only inside the with block
         self._file.write(("\n" if self.events == 0 else ",\n") + event)
         self.events += 1
+
+
+def _inner(args: dict[str, Any]) -> str:
+    """Write a mapping as JSON without its braces."""
+    return json.dumps(args)[1:-1]
 
 
 def _us(nanoseconds: int) -> str:
