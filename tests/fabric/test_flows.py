@@ -256,16 +256,25 @@ def test_a_single_flow_never_ends_later_with_twice_the_bandwidth(pair, size, fac
 
 @settings(max_examples=30, deadline=None)
 @given(runs(), st.sampled_from([0.1, 0.5]))
-def test_a_coarse_resolution_conserves_bytes_and_solves_less(run, resolution):
+def test_a_coarse_resolution_conserves_bytes(run, resolution):
     topology, sent, changes = run
     exact = simulate(topology, sent, changes)
     coarse = simulate(topology, sent, changes, resolution_s=resolution)
-    assert coarse.solves <= exact.solves
     assert coarse.peak.max(initial=0) <= 1 + 1e-9
     if not changes:
         assert coarse.link_bytes == pytest.approx(exact.link_bytes)
     seconds = coarse.times[:, 1] - coarse.times[:, 0]
     assert coarse.link_rate.T @ seconds == pytest.approx(coarse.link_bytes[coarse.links])
+
+
+def test_a_coarse_resolution_solves_less_and_is_late_by_little():
+    """240 different sizes end one by one; within 2 % of the run they may end together."""
+    sent = flows_of_matrix(np.random.default_rng(0).pareto(2, (16, 16)) * 1e6, np.arange(16))
+    exact = simulate(PAPER, sent)
+    coarse = simulate(PAPER, sent, resolution_s=exact.end_s / 50)
+    assert exact.solves == 240
+    assert coarse.solves < 51
+    assert exact.end_s * 0.98 < coarse.end_s < exact.end_s * 1.05
 
 
 # -- what closed forms do not know -------------------------------------------------------------

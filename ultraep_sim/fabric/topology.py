@@ -78,12 +78,12 @@ class Topology:
         What is left, 0 to 1, of the bandwidth of directed edges that are degraded.
     """
 
-    rack: RackProfile
-    wiring: Wiring
+    rack: RackProfile = field(repr=False)
+    wiring: Wiring = field(repr=False)
     domains: int
     domain_size: int
     striping: Striping
-    graph: Graph
+    graph: Graph = field(repr=False)
     health: Mapping[Edge, float] = field(default_factory=dict)
     # Arrays of this state of health, kept by what they are.
     kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ultraep_sim.fabric.topology import Topology
     from ultraep_sim.fabric.wiring import Wiring
     from ultraep_sim.model.profiles import RackProfile
+    from ultraep_sim.scenario.schema import Scenario
 
 Preset = Literal["nvl8-hosts", "nvl72", "paper-rack", "paper-40-racks"]
 Striping = Literal["equal", "adaptive", "fixed"]
@@ -105,7 +106,8 @@ class TopologySpec(Strict):
             Expert-parallel groups and ranks of each: without ``domains``, they say how many
             domains there are.
         domain_size : int, optional
-            GPUs of a domain where they differ from the rack's.
+            GPUs of a domain where they differ from the rack's. Smaller domains share a rack, as
+            many as whole ones of its size hold, unless ``domains_per_rack`` is given.
 
         Raises
         ------
@@ -117,5 +119,24 @@ class TopologySpec(Strict):
 
         wiring = self.wiring(rack)
         size = rack.domain_size if domain_size is None else domain_size
+        if size < rack.domain_size and self.domains_per_rack is None:
+            together = wiring.domains_per_rack.value * (rack.domain_size // size)
+            wiring = wiring.with_overrides({"domains_per_rack": together})
         domains = self.domains or wiring.domains or domains_needed(groups, ranks, size)
         return build_topology(rack, wiring, domains, domain_size=size, striping=self.striping)
+
+
+def topology_of(scenario: Scenario) -> Topology:
+    """Build the fabric of a scenario, large enough for its groups where it does not say how large.
+
+    ``ep.domain_size`` smaller than the group makes smaller scale-up domains; one as large as the
+    group leaves the rack's (a group of 64 ranks in a domain of 72 GPUs).
+    """
+    ep, spec = scenario.ep, scenario.topology or TopologySpec()
+    cut = ep.domain_size is not None and ep.domain_size < ep.ranks
+    return spec.build(
+        scenario.rack,
+        groups=ep.pipeline_stages * ep.data_parallel,
+        ranks=ep.ranks,
+        domain_size=ep.domain_size if cut else None,
+    )
