@@ -247,3 +247,13 @@ def test_more_slots_than_offered_are_told_and_charged(small):
     assert any("moonep needs 2 slots" in note for note in result.notes)
     memory = {use["policy"]: use["parts"]["slot weights"] for use in result.memory}
     assert memory["moonep"] > memory["none"] == 0
+
+
+def test_deduplicated_tokens_travel_once(small):
+    """Eight ranks of two experts, top-2: some tokens want both experts of a rank."""
+    plain, once = (run_scenario(small(*sets)) for sets in ((), ("engine.deduplicate=true",)))
+    for before, after in zip(plain.rows, once.rows, strict=True):
+        assert after["layer_time_ms"] <= before["layer_time_ms"]
+        assert after["mean_rank_imbalance"] == before["mean_rank_imbalance"]
+    fraction = [np.mean(r.records["remote_fraction"].to_numpy()) for r in (plain, once)]
+    assert 0.8 * fraction[0] < fraction[1] < fraction[0]

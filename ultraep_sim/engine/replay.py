@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PolicyError
+from ..fabric.dedup import dedup_factors
 from ..planning import LoadStats, StatsBuilder, expert_loads
 from ..policies import Policy, PolicyState
 from ..trace import Record
@@ -56,11 +57,22 @@ class PolicyReplay:
     tile_rows : int
     capacity : int
         Records it buffers.
+    top_k : int, optional
+        Experts of a token, where the all-to-all sends a token once to every rank it visits;
+        None where it sends every pair.
     """
 
-    def __init__(self, label: str, policy: Policy, tile_rows: int, capacity: int = CHUNK) -> None:
+    def __init__(
+        self,
+        label: str,
+        policy: Policy,
+        tile_rows: int,
+        capacity: int = CHUNK,
+        top_k: int | None = None,
+    ) -> None:
         self.label = label
         self.policy = policy
+        self._top_k = top_k
         self.builder = StatsBuilder(capacity, policy.layout.num_ranks, tile_rows)
         self.warm = np.zeros(capacity, np.bool_)
         self._states: dict[int, PolicyState] = {}
@@ -78,6 +90,8 @@ class PolicyReplay:
         plan = self.policy.plan(loads, state)
         self.warm[len(self.builder)] = state.warm
         self.builder.add(plan, state.moved)
+        if self._top_k is not None:
+            self.builder.scale_wire(*dedup_factors(plan, self._top_k))
         state.previous = total
         above = (record.step, record.micro_batch, record.layer + 1)
         self._below = (above, total)

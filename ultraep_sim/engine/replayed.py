@@ -131,13 +131,14 @@ def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> lis
     """Make the listed policies, and the references under names no label can have."""
     wanted = [(spec.label, spec.name, _options(scenario, spec)) for spec in scenario.policies]
     wanted += [(reference(name), name, {}) for name in _REFERENCES]
+    top_k = scenario.model.top_k if scenario.engine.deduplicate else None
     found = []
     for label, name, given in wanted:
         policy = get_policy(name, layout, **given)
         if takes_cost(policy):
             cost = cost_model(scenario.model, scenario.rack, policy.price(), options)
             policy = get_policy(name, layout, **{"cost": cost, **given})
-        found.append(PolicyReplay(label, policy, options.tile_rows))
+        found.append(PolicyReplay(label, policy, options.tile_rows, top_k=top_k))
     return found
 
 

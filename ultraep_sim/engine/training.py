@@ -19,7 +19,7 @@ from .options import LayerOptions
 from .phases import busy_phases
 from .stragglers import Conditions
 from .stragglers import Geometry as Group
-from .surroundings import surroundings
+from .surroundings import Surroundings, surroundings
 
 if TYPE_CHECKING:
     from ..policies import DecisionPrice
@@ -90,14 +90,11 @@ class TrainingJobs:
         self._layers = stand_ins(self.place.moe_layers, self.rows.shape[2], spec.layer_map)
 
     @cached_property
-    def _around(self) -> Any:
-        return surroundings(
-            self.scenario.model,
-            self.scenario.rack,
-            self.place,
-            self.options,
-            self.scenario.rack.domain_size,
-        )
+    def _around(self) -> Surroundings:
+        s = self.scenario
+        # A group that is told to span smaller domains does not sit in the rack's whole one.
+        domain = s.rack.domain_size if s.domain_size >= s.ep.ranks else s.domain_size
+        return surroundings(s.model, s.rack, self.place, self.options, domain)
 
     def job(self, label: str, iteration: int, start_s: float = 0.0) -> Job:
         """Return one iteration of one policy.

@@ -5,9 +5,9 @@ scale-up domain (near) and the NICs (far). Near and far traffic overlap, and a r
 the slower of them is: they are different links, and the libraries that cross domains keep both
 busy at once. The exchange as a whole takes the maximum over ranks; per-rank times are kept.
 
-Loads are counted in (token, expert) pairs, so a token that visits two experts of one rank is sent
-twice here; a library that de-duplicates sends it once. With E / R experts a rank that is rare on
-64 ranks and common on 8.
+Loads are counted in (token, expert) pairs: a token that visits two experts of one rank is sent
+twice. A library that de-duplicates sends it once; hand in distinct visits then
+(`ultraep_sim.fabric.dedup`). With E / R experts a rank that is rare on 64 ranks, common on 8.
 """
 
 from __future__ import annotations

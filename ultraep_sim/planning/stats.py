@@ -28,7 +28,8 @@ class LoadStats:
     instances : [N, R]
         Instances with a quota above zero: their weights are read.
     near_sent, near_received : [N, R]
-        Pairs that leave or reach a rank at dispatch inside its scale-up domain.
+        Pairs that leave or reach a rank at dispatch inside its scale-up domain; distinct
+        (token, rank) visits where the all-to-all de-duplicates (`StatsBuilder.scale_wire`).
     far_sent, far_received : [N, R]
         The same across domains.
     copies_sent, copies_received : [N, R]
@@ -177,6 +178,22 @@ class StatsBuilder:
         out.replicas[n] = plan.num_replicas
         out.max_fanout[n] = plan.max_fanout
         self._count += 1
+
+    def scale_wire(self, sent: NDArray[np.float64], received: NDArray[np.float64]) -> None:
+        """Shrink what the last record sends and receives, where less travels than its pairs.
+
+        Parameters
+        ----------
+        sent, received : ndarray of float64, shape [ranks]
+            Share that is left, near and far alike.
+        """
+        n, out = self._count - 1, self._stats
+        for factor, columns in (
+            (sent, (out.near_sent, out.far_sent)),
+            (received, (out.near_received, out.far_received)),
+        ):
+            for column in columns:
+                column[n] = np.rint(column[n] * factor)
 
     def _add_far_copies(self, plan: Plan, parent: NDArray[np.int32]) -> None:
         n, out = self._count, self._stats

@@ -209,6 +209,9 @@ class EngineSpec(Strict):
         Of expert weights, dispatched tokens and combined tokens.
     tile_rows : int
         Rows of a grouped-GEMM tile.
+    deduplicate : bool
+        Whether the all-to-all sends a token once to every rank it visits (estimated from counts,
+        see `ultraep_sim.fabric.dedup`) and not once for every expert there.
     relay : {"auto", "off"}
         Two-stage weight relay where the policy allows it.
     overlap : {"none", "shared_expert", "two_batch", "dualpipe"}
@@ -228,6 +231,7 @@ class EngineSpec(Strict):
     dispatch_dtype: Dtype = "bf16"
     combine_dtype: Dtype = "bf16"
     tile_rows: int = Field(default=128, ge=1, le=4096)
+    deduplicate: bool = False
     relay: Literal["auto", "off"] = "auto"
     overlap: Overlap = "none"
     restore: Literal["exposed", "overlapped"] = "exposed"
