@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import Phase, find, given, settings
 
-from tests.engine.hand_cases import CASES
+from tests.engine.hand_cases import CASES, EPISODE_CASES
 from tests.engine.jobs import OVERLAPS, jobs, scaled
 from ultraep_sim.engine.event import run_event
 from ultraep_sim.engine.fast import run_fast
 from ultraep_sim.engine.job import PHASE_PART, IterationTimes
+from ultraep_sim.errors import InputError
 
 ANSWERS = [field.name for field in fields(IterationTimes) if field.name != "events"]
 ARRAYS = ["extra_forward", "extra_backward", "hop_s", "bucket_s", "extra_bucket_s", "finish_s"]
@@ -67,3 +68,12 @@ def test_fast_path_as_computed_by_hand(case):
     assert times.iteration_s == pytest.approx(case.iteration_s, rel=1e-12)
     for name, expected in case.expected.items():
         np.testing.assert_allclose(getattr(times, name), expected, rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("case", EPISODE_CASES, ids=lambda case: case.name)
+def test_where_its_assumptions_do_not_hold_the_fast_path_says_so(case):
+    """Episodes are the named effect by which the engines differ: only one of them runs them."""
+    with pytest.raises(InputError, match="event"):
+        run_fast(case.job)
+    without = replace(case.job, episodes=())
+    assert differences(run_event(without), run_fast(without)) == []
