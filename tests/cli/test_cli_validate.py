@@ -43,3 +43,33 @@ def test_wrong_names_are_refused(invoke):
     assert_one_line_error(
         invoke("validate", "planner", "--quick", "--policy", "nope"), "nope", "choose from"
     )
+
+
+TRAINING = {
+    "rows": [
+        {"model": "m", "policy": "none", "published": 3.0, "uneven": 3.3, "uneven_error": 0.1}
+    ],
+    "accuracy": [{"sequence": 8192, "recompute": "none", "fits": True, "column": "uneven"}],
+}
+
+
+@pytest.mark.parametrize("suite", ["training", "breakdown"])
+def test_published_suites_print_a_table_or_one_document(invoke, monkeypatch, suite):
+    from ultraep_sim.validate import breakdown, training
+
+    row = {"direction": "forward", "part": "others", "policy": "none", "published": None}
+    monkeypatch.setattr(training, "run", lambda progress: TRAINING)
+    monkeypatch.setattr(breakdown, "run", lambda progress: [row])
+    answer = invoke("validate", suite)
+    assert answer.code == 0, answer
+    assert "none" in answer.out
+    answer = invoke("validate", suite, "--json")
+    data = json.loads(answer.out)
+    assert data["suite"] == suite
+    assert data["rows"][0]["policy"] == "none"
+
+
+def test_options_of_the_planner_suite_are_its_own(invoke):
+    assert_one_line_error(invoke("validate", "training", "--quick"), "--quick", "training")
+    answer = invoke("validate", "breakdown", "--policy", "none")
+    assert_one_line_error(answer, "--policy", "breakdown")

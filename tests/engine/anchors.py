@@ -15,34 +15,22 @@ from ultraep_sim.engine.layer import LayerOptions, LayerTimes, layer_times
 from ultraep_sim.fabric.streaming import distribute
 from ultraep_sim.model import get_model, get_rack
 from ultraep_sim.planning.stats import LoadStats
+from ultraep_sim.validate import breakdown as breakdown_rows
+from ultraep_sim.validate.anchor_files import FOLDER
+from ultraep_sim.validate.breakdown import PARTS
 
 from .counts import make_price, make_stats
 
 ANCHORS = Path(__file__).parents[3] / "shared" / "anchors"
-# Figure labels of arXiv 2606.04101, kept here so that docs/accuracy.md is computed anywhere.
-BREAKDOWN = Path(__file__).with_name("layer_breakdown.csv")
+# Figure labels of arXiv 2606.04101.
+BREAKDOWN = FOLDER / "layer_breakdown.csv"
 RANKS, TOKENS = 64, 8192
 
-# Which critical phases make up a published part.
-PARTS = {
-    ("forward", "moe_compute"): ("fwd_compute",),
-    ("forward", "token_all_to_all"): ("fwd_dispatch", "fwd_combine"),
-    ("forward", "others"): ("fwd_attention", "fwd_plan", "fwd_distribute", "fwd_reroute"),
-    ("backward", "moe_compute"): ("bwd_compute",),
-    ("backward", "token_all_to_all"): ("bwd_combine", "bwd_dispatch"),
-    ("backward", "others"): ("bwd_attention", "bwd_distribute", "bwd_grad_reduce"),
-}
 #: Mean rank imbalance of the published training runs, and copies on the busiest sender.
 POLICIES = {"ideal": (1.0, 0), "none": (2.86, 0), "ultraep": (1.03, 4)}
 
-
 #: Rows the rack of the paper was fitted to; every other row is a prediction.
-FITTED = {
-    "forward moe_compute ideal",
-    "forward token_all_to_all ideal",
-    "backward moe_compute ideal",
-    "backward token_all_to_all ideal",
-}
+FITTED = {" ".join(key) for key in breakdown_rows.FITTED}
 
 
 class Row(NamedTuple):

@@ -14,14 +14,14 @@ predicted backward as well, with nothing published beside them. Columns, weakest
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..engine.layer import LayerOptions, layer_times
 from ..model import get_rack
 from ..model.provenance import Quantity
 from .anchor_files import number, read
-from .dynamics import TILE_ROWS, fit, loads_of
+from .dynamics import TILE_ROWS, PolicyLoads, fit, loads_of
 from .training_cases import TOKENS, Case, cases
 from .uneven import published
 
@@ -72,17 +72,23 @@ def run(progress: Progress | None = None) -> list[Row]:
         ``<column>_error``: over published, less one.
     """
     case = next(one for one in cases() if one.shape.name == MODEL)
+    if progress is not None:
+        progress("fitting loads", 0, 1)
+    loads = loads_of(case, fit(case), tuple(case.published))
+    if progress is not None:
+        progress("fitting loads", 1, 1)
+    return rows_of(case, loads)
+
+
+def rows_of(case: Case, loads: Mapping[str, PolicyLoads]) -> list[Row]:
+    """Compute every row of loads that are replayed already, see `run`."""
     known = {
         (row["direction"], row["part"], row["policy"]): number(row["latency_ms"])
         for row in read("layer_breakdown")
         if row["model"] == MODEL
     }
-    policies = [p for p in dict.fromkeys(key[2] for key in known) if p in case.published]
-    if progress is not None:
-        progress("fitting loads", 0, 1)
-    bars, imbalance = _bars(case, policies)
-    if progress is not None:
-        progress("fitting loads", 1, 1)
+    policies = [p for p in dict.fromkeys(key[2] for key in known) if p in loads]
+    bars = {policy: _bars(case, loads[policy]) for policy in policies}
     rows = []
     for part in PARTS:
         for policy in policies:
@@ -93,7 +99,7 @@ def run(progress: Progress | None = None) -> list[Row]:
                 "policy": policy,
                 "kind": "fitted" if (*part, policy) in FITTED else "predicted",
                 "published": known.get((*part, policy)),
-                "imbalance": imbalance[policy],
+                "imbalance": loads[policy].imbalance,
                 "plain": _plain(part, bars["ideal"][part], measured),
                 "simulated": bars[policy][part],
                 "uneven": _uneven(part, policy, bars[policy][part]),
@@ -102,16 +108,12 @@ def run(progress: Progress | None = None) -> list[Row]:
     return rows
 
 
-def _bars(case: Case, policies: list[str]) -> tuple[dict[str, dict[Part, float]], dict[str, float]]:
-    """Return milliseconds by policy and part, and the simulated mean imbalance by policy."""
-    loads = loads_of(case, fit(case), policies)
+def _bars(case: Case, loads: PolicyLoads) -> dict[Part, float]:
+    """Return mean milliseconds by part."""
     options = LayerOptions(TOKENS, sequence_length=SEQUENCE, tile_rows=TILE_ROWS)
-    bars = {}
-    for policy, mine in loads.items():
-        times = layer_times(case.shape, get_rack(RACK), mine.stats, mine.price, options)
-        mean = {name: float(seconds.mean()) * 1e3 for name, seconds in times.critical.items()}
-        bars[policy] = {part: sum(mean[name] for name in names) for part, names in PARTS.items()}
-    return bars, {policy: mine.imbalance for policy, mine in loads.items()}
+    times = layer_times(case.shape, get_rack(RACK), loads.stats, loads.price, options)
+    mean = {name: float(seconds.mean()) * 1e3 for name, seconds in times.critical.items()}
+    return {part: sum(mean[name] for name in names) for part, names in PARTS.items()}
 
 
 def _plain(part: Part, ideal_ms: float, imbalance: float | None) -> float | None:

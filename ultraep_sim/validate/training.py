@@ -9,7 +9,8 @@ kernels) and the imbalance under ``none`` and ``eplb`` (they fix the load dynami
 - mechanisms: the layer times of the simulator on the replayed loads, with every decision,
   transfer, restore and gradient reduction a policy pays for;
 - uneven: the same with what real routing costs beyond its imbalance
-  (`ultraep_sim.validate.uneven`);
+  (`ultraep_sim.validate.uneven`); once with the published imbalance (``uneven_published``), once
+  with the simulated one;
 - fitted: the same with one more number for each class of policies, fitted to the models that have
   all rows; ``left out`` is the error when the row's own model has no part in the fit.
 
@@ -20,7 +21,7 @@ assume; it is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -52,7 +53,14 @@ CLASSES = {
 #: Policies without a published row that are predicted all the same.
 EXTRA = ("eplb", "lplb", "eplb_plus", "ultraep", "mosaic")
 #: The columns that predict throughput, weakest first.
-MODELS = ("plain_published", "plain_simulated", "mechanisms", "uneven", "fitted")
+MODELS = (
+    "plain_published",
+    "plain_simulated",
+    "mechanisms",
+    "uneven_published",
+    "uneven",
+    "fitted",
+)
 
 _COMPUTE = ("fwd_compute", "bwd_compute")
 _ALL_TO_ALL = ("fwd_dispatch", "fwd_combine", "bwd_combine", "bwd_dispatch")
@@ -209,6 +217,7 @@ def _case_rows(
             "plain_published": None if given is None else share * (given - 1),
             "plain_simulated": share * (simulated - 1),
             "mechanisms": case.layers * (cost.total - base.total) / step,
+            "uneven_published": _at_published(case, cost, base.uneven(real), base, given, step),
             "uneven": case.layers * (cost.uneven(real).total - base.total) / step,
         }
         rows.append(
@@ -228,6 +237,21 @@ def _case_rows(
             }
         )
     return rows
+
+
+def _at_published(
+    case: Case,
+    cost: LayerCost,
+    routed: LayerCost,
+    base: LayerCost,
+    imbalance: float | None,
+    step: float,
+) -> float | None:
+    """Slow down as `uneven` does, but with the published imbalance in place of the simulated."""
+    if imbalance is None:
+        return None
+    longer = routed.moving * imbalance + cost.other - base.total
+    return case.layers * longer / step
 
 
 def _throughput(case: Case, slower: float | None) -> float | None:
@@ -298,10 +322,21 @@ def run(progress: Progress | None = None) -> dict[str, list[Row]]:
     Returns
     -------
     dict of str to list of dict
-        ``rows``, see `table`; ``accuracy``, see `accuracy`, at every length of `BAND` and with
-        what is recomputed.
+        ``rows``, see `table`; ``accuracy``, see `band`.
     """
     prepared = prepare(progress)
+    return {"rows": table(prepared), "accuracy": band(prepared)}
+
+
+def band(prepared: Sequence[Prepared]) -> list[Row]:
+    """Tell the errors at every sequence length of `BAND`, without and with full recompute.
+
+    Returns
+    -------
+    list of dict
+        As `accuracy`, with ``sequence``, ``recompute``, and ``fits``: whether the layers of
+        ``ideal`` fit into the published ideal step of every model.
+    """
     found: list[Row] = []
     recomputes: tuple[Recompute, ...] = ("none", "full")
     for recompute in recomputes:
@@ -310,4 +345,4 @@ def run(progress: Progress | None = None) -> dict[str, list[Row]]:
             fits = min(row["outside_share"] for row in rows) >= 0
             told = {"sequence": sequence, "recompute": recompute, "fits": fits}
             found += [told | line for line in accuracy(rows)]
-    return {"rows": table(prepared), "accuracy": found}
+    return found
