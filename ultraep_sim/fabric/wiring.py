@@ -124,7 +124,7 @@ _PAPER_RACK = replace(
     gpus_per_host=published(4, "1", "arXiv 2606.04101: 64 GPUs in 16 servers"),
     planes=assumed(18, "1", f"{_PAPER}: 18 links a GPU", 4, 36),
     domains_per_rack=published(1, "1", "arXiv 2606.04101: a rack-scale node"),
-    host_GBps=assumed(225, "GB/s", "as NVL72", 63, 450),
+    host_GBps=assumed(225, "GB/s", f"as NVL72: {_C2C.source}", 63, 450),
     pcie_GBps=assumed(121, "GB/s", "PCIe Gen6 x16, as its NIC rate asks for", 100, 126),
     domain_size=64,
 )
