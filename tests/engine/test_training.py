@@ -162,6 +162,21 @@ def test_lost_gpus_cost_goodput() -> None:
     assert found["iteration_ms"] == rows()["none"]["iteration_ms"]
 
 
+def test_lasting_replicas_cost_at_the_end_of_an_iteration() -> None:
+    """EPLB's replicas: gradients in the sync, new weights after the optimizer."""
+    sets = ["policies=[none,{name: eplb, cadence_steps: 1},ultraep]"]
+    jobs, whole = training_jobs(scenario_from_dict(BASE, sets))
+    none, eplb, ultraep = (jobs.job(name, whole[0]) for name in ("none", "eplb", "ultraep"))
+    assert (eplb.bucket_s > none.bucket_s).all()
+    assert (eplb.finish_s > none.finish_s).all()
+    np.testing.assert_array_equal(ultraep.bucket_s, none.bucket_s)
+    np.testing.assert_array_equal(ultraep.finish_s, none.finish_s)
+    # Two slots a rank: somebody's home sends at least one copy in every layer.
+    copy = jobs.scenario.model.expert_bytes("bf16") / jobs.scenario.rack.stream_rate
+    layers = np.array([2, 3])  # MoE layers of the two stages
+    assert (eplb.finish_s - none.finish_s >= layers * copy).all()
+
+
 def test_files_and_notes(tmp_path) -> None:  # type: ignore[no-untyped-def]
     result = run("training.layer_map=stretch", "workload.synthetic.layers=2")
     result.write(tmp_path)

@@ -196,10 +196,10 @@ def _not_charged(
     scenario: Scenario, workload: Workload, prices: Mapping[str, DecisionPrice]
 ) -> list[str]:
     """Say what the times of the listed policies leave out."""
-    lasting = [s.label for s in scenario.policies if _lasts(prices[s.label])]
+    lasting = [s.label for s in scenario.policies if prices[s.label].lasting]
     fast = [s.label for s in scenario.policies if s.options.get("speeds") is not None]
     notes = []
-    if lasting and workload.phase == "training":
+    if lasting and workload.phase == "training" and scenario.training is None:
         notes.append(
             f"the replica gradients of {', '.join(lasting)} are summed once a global batch, "
             "outside the layer, and are not charged"
@@ -210,7 +210,3 @@ def _not_charged(
             "stragglers: all ranks are timed alike"
         )
     return notes
-
-
-def _lasts(price: DecisionPrice) -> bool:
-    return price.transport in ("migrate", "free")

@@ -15,6 +15,7 @@ from ..errors import ScenarioError
 from ..planning.stats import LoadStats
 from .geometry import Geometry, geometry, stand_ins
 from .job import IterationTimes, Job
+from .lasting import lasting_replicas
 from .options import LayerOptions
 from .phases import busy_phases
 from .stragglers import Conditions
@@ -111,6 +112,7 @@ class TrainingJobs:
         shape = (place.replicas, len(place.moe), place.ranks)
         price = self._prices[label]
         slow = self.conditions
+        gradients, weights = self._lasting(label, iteration)
         return Job(
             stages=place.stages,
             chunks=place.chunks,
@@ -129,9 +131,9 @@ class TrainingJobs:
             extra_forward=slow.apply_extra(_spread(around.extra_forward, shape)),
             extra_backward=slow.apply_extra(_spread(around.extra_backward, shape)),
             hop_s=around.hop_s,
-            bucket_s=around.bucket_s,
+            bucket_s=around.bucket_s + gradients,
             extra_bucket_s=around.extra_bucket_s,
-            finish_s=around.finish_s,
+            finish_s=around.finish_s + weights,
             episodes=slow.episodes(start_s),
         )
 
@@ -144,6 +146,18 @@ class TrainingJobs:
     def pairs(self, label: str, iteration: int, replica: int) -> NDArray[Any]:
         """Pairs each rank computes, integer [M, L, R]."""
         return self._stats[label].pairs[self.positions(iteration, replica)]
+
+    def _lasting(self, label: str, iteration: int) -> tuple[Seconds, Seconds]:
+        """Seconds by MoE layer, and by stage, of replicas that outlive a micro-batch."""
+        layers, stage = self.place.moe_layers, self.place.stage_of_layer()
+        if not self._prices[label].lasting:
+            return np.zeros(layers), np.zeros(self.place.stages)
+        at_end = self._stats[label].take(self.positions(iteration, 0)[-1])
+        s = self.scenario
+        gradients, weights = lasting_replicas(s.model, s.rack, at_end, self.options)
+        by_stage = np.zeros(self.place.stages)
+        np.add.at(by_stage, stage, weights)
+        return gradients, by_stage
 
     def _busy(self, label: str, iteration: int) -> Callable[[int], dict[str, Seconds]]:
         stage_of_layer = self.place.stage_of_layer()
@@ -175,7 +189,7 @@ class TrainingJobs:
             total,
             flops / total / place.gpus / 1e12,
             float(waits / total),
-            float((last - times.busy_s).mean() / total),
+            max(0.0, float((last - times.busy_s).mean() / total)),  # not -1e-16
             float((total - last).mean() / total),
         )
 

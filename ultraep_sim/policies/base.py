@@ -62,6 +62,11 @@ class DecisionPrice:
     hidden: bool = False
     prefetched: bool = False
 
+    @property
+    def lasting(self) -> bool:
+        """Whether replicas outlive a micro-batch, with buffers of their own in every layer."""
+        return self.transport in ("migrate", "free")
+
 
 @dataclass(frozen=True)
 class CostModel:
