@@ -1,14 +1,26 @@
-"""What a pipeline stage ran, block by block, for the pictures of a timeline."""
+"""What a pipeline stage ran, block by block, and what a rank did: what timelines are drawn from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from ultraep_sim.engine.job import IterationTimes
+
+
+class Span(NamedTuple):
+    """What one rank did in one kernel; see `ultraep_sim.engine.event.SpanSink`."""
+
+    rank: int
+    lane: str
+    phase: str
+    start_s: float
+    end_s: float
+    micro_batch: int
+    layer: int
 
 
 class Block:
