@@ -1,4 +1,4 @@
-"""Recompute the comparisons of docs/accuracy.md that replay loads (a minute).
+"""Fit the load dynamics anew and recompute the comparisons of docs/accuracy.md (a minute).
 
 The block that `make readme` writes is the other script's; `tests/validate/test_accuracy_page.py`
 fails where the page says anything else than what is computed.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ultraep_sim.validate import breakdown, training, transfers
+from ultraep_sim.validate.dynamics import store
 from ultraep_sim.validate.show import ACCURACY, BREAKDOWN, TRAINING, markdown
 from ultraep_sim.validate.training import Prepared
 from ultraep_sim.validate.uneven import PARTS, implied, published
@@ -77,6 +78,7 @@ def replaced(text: str, name: str, new: str) -> str:
 
 def main() -> None:
     """Write the page."""
+    store(training.refit())
     prepared = training.prepare()
     blocks: dict[str, Any] = {
         "layer": layer_block(prepared),

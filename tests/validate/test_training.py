@@ -18,13 +18,15 @@ def prepared():
     with pytest.MonkeyPatch.context() as patch:
         for name, size in (("LAYERS", 2), ("STEPS", 6), ("MICRO_BATCHES", 2)):
             patch.setattr(dynamics, name, size)
-        patch.setattr(training, "fit", given)
-        yield training.prepare()
-
-
-def given(case, eplb=None):
-    noise = 0.2 if eplb is None else 0.05
-    return dynamics.Dynamics(case.published["none"].imbalance, noise, "given")
+        noise = {"deepseek-v3-671b": 0.05}
+        yield training.prepare(
+            dynamics={
+                case.shape.name: dynamics.Dynamics(
+                    case.published["none"].imbalance, noise.get(case.shape.name, 0.2), "given"
+                )
+                for case in cases()
+            }
+        )
 
 
 def by_policy(rows, model="qwen3-235b"):
@@ -136,6 +138,21 @@ def test_uneven_is_what_the_published_forward_rows_say():
     factor = uneven.published().all_to_all
     assert factor.low < factor.value < factor.high
     assert factor.provenance == "fitted"
+
+
+def test_a_fit_meets_what_it_is_fitted_to_and_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(dynamics, "LAYERS", 3)
+    monkeypatch.setattr(dynamics, "STEPS", 9)
+    monkeypatch.setattr(dynamics, "FITTED", tmp_path / "fitted.csv")
+    case = cases()[1]
+    found = dynamics.fit(case)
+    again = dynamics.loads_of(case, found, ("none", "eplb"))
+    assert again["none"].imbalance == pytest.approx(2.86, rel=0.007)
+    assert again["eplb"].imbalance == pytest.approx(1.34, rel=0.007)
+    dynamics.store({"qwen3-235b": found})
+    kept = dynamics.stored()["qwen3-235b"]
+    assert kept.noise == pytest.approx(found.noise, abs=1e-4)
+    assert kept.fitted_to == found.fitted_to
 
 
 def test_dynamics_that_cannot_be_reached_end_the_search(monkeypatch):

@@ -7,8 +7,10 @@ number, the noise that is drawn anew for every micro-batch, found by bisection a
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ from .training_cases import CADENCE_STEPS, TOKENS, Case
 #: Layers and global batches that are drawn, and micro-batches of each.
 LAYERS, STEPS, MICRO_BATCHES = 6, 12, 4
 TILE_ROWS = 128
+
+FITTED = Path(__file__).with_name("fitted_dynamics.csv")
 
 _TRIALS = 12
 _CLOSE = 0.006  # of an imbalance, relative; the published ones have two decimals
@@ -70,6 +74,24 @@ class PolicyLoads:
     imbalance: float
     stats: LoadStats
     price: DecisionPrice
+
+
+def stored() -> dict[str, Dynamics]:
+    """Return what was found by `fit` (docs/refresh_accuracy.py writes it), by model."""
+    with FITTED.open(newline="", encoding="utf-8") as file:
+        return {
+            row["model"]: Dynamics(float(row["imbalance"]), float(row["noise"]), row["fitted_to"])
+            for row in csv.DictReader(file)
+        }
+
+
+def store(found: Mapping[str, Dynamics]) -> None:
+    """Write what `fit` found where `stored` reads it."""
+    with FITTED.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("model", "imbalance", "noise", "fitted_to"))
+        for model, one in found.items():
+            writer.writerow((model, f"{one.imbalance:.4f}", f"{one.noise:.4f}", one.fitted_to))
 
 
 def fit(case: Case, eplb: float | None = None, seed: int = 0) -> Dynamics:

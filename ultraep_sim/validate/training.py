@@ -21,7 +21,7 @@ assume; it is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ import numpy as np
 
 from ..engine.layer import LayerOptions, layer_times
 from ..model import RackProfile, get_rack
-from .dynamics import TILE_ROWS, Dynamics, PolicyLoads, fit, loads_of
+from .dynamics import TILE_ROWS, Dynamics, PolicyLoads, fit, loads_of, stored
 from .training_cases import TOKENS, Case, cases
 from .uneven import OFF, Uneven, published
 
@@ -110,21 +110,43 @@ class Prepared:
     loads: dict[str, PolicyLoads]
 
 
-def prepare(progress: Progress | None = None) -> list[Prepared]:
-    """Fit the dynamics of every published run and replay all policies."""
+def refit(progress: Progress | None = None) -> dict[str, Dynamics]:
+    """Fit the dynamics of every published run anew, by model."""
     every = cases()
     known = [case for case in every if "eplb" in case.published]
-    found: list[Prepared] = []
-    left: list[float] = []
-    for case in sorted(every, key=lambda one: one not in known):
+    left = [_excess_left(case) for case in known]
+    found = {}
+    for case in every:
         goal = None if case in known else _borrowed(case, left)
-        dynamics = fit(case, goal)
-        policies = dict.fromkeys((*case.published, *EXTRA))
-        found.append(Prepared(case, dynamics, loads_of(case, dynamics, tuple(policies))))
-        if case in known:
-            left.append(_excess_left(case))
+        found[case.shape.name] = fit(case, goal)
         if progress is not None:
             progress("fitting loads", len(found), len(every))
+    return found
+
+
+def prepare(
+    progress: Progress | None = None, dynamics: Mapping[str, Dynamics] | None = None
+) -> list[Prepared]:
+    """Replay the loads of every published run through all policies.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+    dynamics : mapping of str to Dynamics, optional
+        By model; by default what was fitted before. A model without one is fitted now.
+    """
+    every = cases()
+    dynamics = stored() if dynamics is None else dynamics
+    if any(case.shape.name not in dynamics for case in every):
+        dynamics = refit(progress)
+    found: list[Prepared] = []
+    for case in every:
+        mine = dynamics[case.shape.name]
+        policies = dict.fromkeys((*case.published, *EXTRA))
+        found.append(Prepared(case, mine, loads_of(case, mine, tuple(policies))))
+        if progress is not None:
+            progress("replaying loads", len(found), len(every))
     return found
 
 
