@@ -21,8 +21,8 @@ from ..planning.plan import Plan
 Seconds = NDArray[np.float64]
 
 _ROWS = "send/recv rows of the weight-distribution figure at imbalance 1.5 and 8 (Qwen3, EP64)"
-BULK_BASE = fitted(559, "us", f"intercept of the {_ROWS}", 300, 650)
-BULK_RATE = fitted(498, "GB/s", f"slope of the {_ROWS}", 280, 560)
+BULK_BASE = fitted(577, "us", f"intercept of the {_ROWS}", 300, 650)
+BULK_RATE = fitted(513, "GB/s", f"slope of the {_ROWS}", 280, 560)
 
 
 @dataclass(frozen=True)

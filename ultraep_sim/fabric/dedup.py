@@ -10,8 +10,10 @@ are counted exactly. From counts alone they are estimated for each source and ho
 
 The first product takes a token's choices as independent; the second corrects for the fixed number
 of different experts a token takes, to the first order of conditional Poisson sampling (J. Hajek,
-Ann. Math. Stat. 35, 1964). That experts like to come together, or not, is not in the counts: the
-estimate keeps that error, and the tests state it on recorded tokens.
+Ann. Math. Stat. 35, 1964). The result is kept between the bounds that hold for any tokens: at least
+the pairs of the largest instance and all pairs over top-k, at most all pairs and all tokens. That
+experts like to come together, or not, is not in the counts: the estimate keeps that error, and the
+tests state it on recorded tokens.
 """
 
 from __future__ import annotations
@@ -138,7 +140,7 @@ def _estimate(loads, offsets, rank, quota, locality, top_k, visits):  # type: ig
     """Fill ``visits`` [ranks, ranks]; it holds the chance of not visiting on the way."""
     ranks, experts = loads.shape
     visits[:] = 1.0
-    mass = np.zeros((ranks, ranks))  # sum of p over the instances of a host seen so far
+    mass = np.zeros((ranks, ranks, 2))  # sum and maximum of p over the host's instances so far
     tokens, per_token, per_d = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
     for s in range(ranks):
         pairs, squares = 0.0, 0.0
@@ -185,15 +187,18 @@ def _estimate(loads, offsets, rank, quota, locality, top_k, visits):  # type: ig
                 _miss(visits, mass, s, r, (loads[s, e] - own[s]) * share * per_token[s], per_d[s])
     for s in range(ranks):
         for r in range(ranks):
-            visits[s, r] = tokens[s] * (1.0 - visits[s, r])
+            chance, most = mass[s, r, 0], mass[s, r, 1]
+            visited = min(max(1.0 - visits[s, r], most, chance / top_k), chance, 1.0)
+            visits[s, r] = tokens[s] * visited
 
 
 @njit(cache=True)
 def _miss(visits, mass, s, r, chance, per_d):  # type: ignore[no-untyped-def]  # numba kernel
     """Multiply by the chance of missing one more instance, given that all before were missed."""
-    missed = (1.0 - chance) * (1.0 - mass[s, r] * chance * per_d)
+    missed = (1.0 - chance) * (1.0 - mass[s, r, 0] * chance * per_d)
     visits[s, r] *= max(0.0, missed)
-    mass[s, r] += chance
+    mass[s, r, 0] += chance
+    mass[s, r, 1] = max(mass[s, r, 1], chance)
 
 
 @njit(cache=True)

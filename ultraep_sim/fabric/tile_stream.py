@@ -201,13 +201,12 @@ def stream(tiles: TileList, model: StreamModel, link_share: Seconds | None = Non
     out_int = np.zeros((stores, 4), np.int32)
     out_time = np.zeros((stores, 4))
     if stores:
-        _run(
-            tiles.task_source, tiles.task_wait, tiles.copy_offsets, tiles.copy_rank,
-            tiles.entry_task, tiles.entry_tile, tiles.sender_offsets, tiles.sender_entries,
-            tiles.tile_sizes, tiles.chunk_tiles, tiles.chunks_per_copy,
-            slots, per_byte, overhead, 1.0 / model.hbm.si, base, model.flag.si,
-            out_int, out_time,
+        work = (
+            tiles.task_wait, tiles.copy_offsets, tiles.copy_rank, tiles.entry_task,
+            tiles.entry_tile, tiles.sender_offsets, tiles.sender_entries, tiles.tile_sizes,
         )  # fmt: skip
+        law = (tiles.chunk_tiles, slots, per_byte, overhead, 1.0 / model.hbm.si, model.flag.si)
+        _run(work, law, tiles.chunks_per_copy, base, out_int, out_time)
     return _result(tiles, out_int, out_time)
 
 
@@ -227,7 +226,7 @@ def check_share(share: Seconds | None, ranks: int) -> Seconds:
 
 
 def _result(tiles: TileList, out_int: NDArray[np.int32], out_time: Seconds) -> StreamResult:
-    order = np.lexsort((np.arange(len(out_int)), out_time[:, 0]))
+    order = np.argsort(out_time[:, 0], kind="stable")
     out_int, out_time = out_int[order], out_time[order]
     source, destination, copy, tile = (np.ascontiguousarray(c) for c in out_int.T)
     times = [np.ascontiguousarray(c) for c in out_time.T]
@@ -247,113 +246,151 @@ def _result(tiles: TileList, out_int: NDArray[np.int32], out_time: Seconds) -> S
 
 _PULL, _LOADED, _STORE, _ARRIVED, _FLAG = 0, 1, 2, 3, 4
 
+# Kernels share three tuples. ``work``: task_wait, copy_offsets, copy_rank, entry_task, entry_tile,
+# sender_offsets, sender_entries, tile_sizes (see TileList). ``law``: chunk_tiles, buffers of a
+# sender, seconds per byte [ranks], overhead, seconds per byte of HBM, flag. ``ports``: when a
+# rank's egress, ingress and HBM are free [3, ranks]. Buffers are numbered rank x buffers + k.
+
 
 @njit(cache=True)
-def _run(  # type: ignore[no-untyped-def]  # numba kernel: shapes in TileList
-    task_source, task_wait, copy_offsets, copy_rank,
-    entry_task, entry_tile, sender_offsets, sender_entries,
-    tile_sizes, chunk_tiles, chunks,
-    slots, per_byte, overhead, hbm_per_byte, base, flag,
-    out_int, out_time,
-):  # fmt: skip
-    ranks = sender_offsets.shape[0] - 1
-    copies = copy_rank.shape[0]
+def _run(work, law, chunks, base, out_int, out_time):  # type: ignore[no-untyped-def]  # numba kernel
+    """Process events until none is left; a row of the outputs a store."""
+    copy_rank, sender_offsets = work[2], work[5]
+    ranks, slots = sender_offsets.shape[0] - 1, law[1]
+    heap = make_heap(_heap_size(work, slots, chunks))
+    ports = np.zeros((3, ranks))
     pulled = sender_offsets[:-1].copy()
-    slot_entry = np.full(ranks * slots, -1, np.int64)
-    slot_left = np.zeros(ranks * slots, np.int64)
-    egress_free, ingress_free, hbm_free = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
-    tiles = tile_sizes.shape[0]
-    chunk_left = np.full((copies, chunks), chunk_tiles, np.int64)
-    chunk_left[:, chunks - 1] = tiles - (chunks - 1) * chunk_tiles
-    ready = np.zeros((copies, chunks), np.bool_)
-    # Buffers that wait for a chunk, first come first served.
-    first_waiter = np.full((copies, chunks), -1, np.int64)
-    last_waiter = np.full((copies, chunks), -1, np.int64)
-    next_waiter = np.full(ranks * slots, -1, np.int64)
-    forwards = np.zeros(copies, np.bool_)
-    for t in range(task_wait.shape[0]):
-        if task_wait[t] >= 0:
-            forwards[task_wait[t]] = True
-    widest = 1
-    for t in range(task_source.shape[0]):
-        widest = max(widest, copy_offsets[t + 1] - copy_offsets[t])
-    # At most one event a buffer that loads, one a store under way, one a flag on its way.
-    heap = make_heap(ranks * slots * (widest + 1) + copies * chunks + 1)
-    times, events, counters = heap
+    entry = np.full(ranks * slots, -1, np.int64)  # what a buffer holds
+    left = np.zeros(ranks * slots, np.int64)  # stores until it is free
+    flags = _make_flags(work, law, chunks, ranks * slots)
     for r in range(ranks):
         for k in range(min(slots, sender_offsets[r + 1] - sender_offsets[r])):
-            push(times, events, counters, base, _PULL, r, r * slots + k)
+            push(heap[0], heap[1], heap[2], base, _PULL, r, r * slots + k)
     done = 0
-    while counters[0] > 0:
-        now, kind, a, b = pop(times, events, counters)
+    while heap[2][0] > 0:
+        now, kind, a, slot = pop(heap[0], heap[1], heap[2])
         if kind == _PULL:
-            r, slot = a, b
-            if pulled[r] == sender_offsets[r + 1]:
-                continue
-            entry = sender_entries[pulled[r]]
-            pulled[r] += 1
-            slot_entry[slot] = entry
-            copy = task_wait[entry_task[entry]]
-            chunk = entry_tile[entry] // chunk_tiles
-            if copy >= 0 and not ready[copy, chunk]:
-                if first_waiter[copy, chunk] < 0:
-                    first_waiter[copy, chunk] = slot
-                else:
-                    next_waiter[last_waiter[copy, chunk]] = slot
-                last_waiter[copy, chunk] = slot
-                continue
-            hbm_free[r] = max(now, hbm_free[r]) + tile_sizes[entry_tile[entry]] * hbm_per_byte
-            push(times, events, counters, hbm_free[r], _LOADED, r, slot)
+            _pull(now, a, slot, work, law, pulled, entry, flags, ports, heap)
         elif kind == _LOADED:
-            r, slot = a, b
-            task = entry_task[slot_entry[slot]]
-            seconds = tile_sizes[entry_tile[slot_entry[slot]]] * per_byte[r] + overhead
-            slot_left[slot] = copy_offsets[task + 1] - copy_offsets[task]
-            for copy in range(copy_offsets[task], copy_offsets[task + 1]):
-                if copy_rank[copy] == r:
-                    push(times, events, counters, now, _STORE, copy, slot)
-                    continue
-                start = max(now, egress_free[r])
-                egress_free[r] = start + seconds
-                push(times, events, counters, start, _STORE, copy, slot)
+            left[slot] = _send(now, a, slot, work, law, entry, ports, heap)
         elif kind == _STORE:
-            copy, slot = a, b
-            r, d = slot // slots, copy_rank[copy]
-            tile = entry_tile[slot_entry[slot]]
-            out_int[done, 0], out_int[done, 1] = r, d
-            out_int[done, 2], out_int[done, 3] = copy, tile
-            end = now
-            if d == r:
-                out_time[done, :] = now
-            else:
-                sent = now + tile_sizes[tile] * per_byte[r] + overhead
-                taken = tile_sizes[tile] * per_byte[d] + overhead
-                # A slower sender feeds the port late; a busy or slower receiver ends late.
-                end = max(sent, max(now, ingress_free[d]) + taken)
-                ingress_free[d] = end
-                out_time[done, 0], out_time[done, 1] = now, sent
-                out_time[done, 2], out_time[done, 3] = end - taken, end
+            r, d, tile = slot // slots, copy_rank[a], work[4][entry[slot]]
+            out_int[done, 0], out_int[done, 1], out_int[done, 2], out_int[done, 3] = r, d, a, tile
+            end = _receive(now, r, d, work[7][tile], law, ports, out_time[done])
             done += 1
-            push(times, events, counters, end, _ARRIVED, copy, slot)
+            push(heap[0], heap[1], heap[2], end, _ARRIVED, a, slot)
         elif kind == _ARRIVED:
-            copy, slot = a, b
-            chunk = entry_tile[slot_entry[slot]] // chunk_tiles
-            chunk_left[copy, chunk] -= 1
-            if chunk_left[copy, chunk] == 0 and forwards[copy]:
-                push(times, events, counters, now + flag, _FLAG, copy, chunk)
-            slot_left[slot] -= 1
-            if slot_left[slot] == 0:
-                push(times, events, counters, now, _PULL, slot // slots, slot)
+            _arrive(now, a, work[4][entry[slot]] // law[0], law, flags, heap)
+            left[slot] -= 1
+            if left[slot] == 0:
+                push(heap[0], heap[1], heap[2], now, _PULL, slot // slots, slot)
         else:
-            copy, chunk = a, b
-            ready[copy, chunk] = True
-            slot = first_waiter[copy, chunk]
-            while slot >= 0:
-                r = slot // slots
-                size = tile_sizes[entry_tile[slot_entry[slot]]]
-                hbm_free[r] = max(now, hbm_free[r]) + size * hbm_per_byte
-                push(times, events, counters, hbm_free[r], _LOADED, r, slot)
-                following = next_waiter[slot]
-                next_waiter[slot] = -1
-                slot = following
+            _wake(now, a, slot, work, law, entry, flags, ports, heap)
     return done
+
+
+@njit(cache=True)
+def _heap_size(work, slots, chunks):  # type: ignore[no-untyped-def]  # numba kernel
+    """Bound the events in flight: of each buffer a load or its stores, and a flag each chunk."""
+    copy_offsets, ranks = work[1], work[5].shape[0] - 1
+    widest = 1
+    for t in range(copy_offsets.shape[0] - 1):
+        widest = max(widest, copy_offsets[t + 1] - copy_offsets[t])
+    return ranks * slots * (widest + 1) + work[2].shape[0] * chunks + 1
+
+
+@njit(cache=True)
+def _make_flags(work, law, chunks, buffers):  # type: ignore[no-untyped-def]  # numba kernel
+    """Return tiles left [copies, chunks], ready, first and last waiter, next waiter, forwards."""
+    copies, tiles = work[2].shape[0], work[7].shape[0]
+    missing = np.full((copies, chunks), law[0], np.int64)
+    missing[:, chunks - 1] = tiles - (chunks - 1) * law[0]
+    ready = np.zeros((copies, chunks), np.bool_)
+    first = np.full((copies, chunks), -1, np.int64)
+    last = np.full((copies, chunks), -1, np.int64)
+    forwards = np.zeros(copies, np.bool_)
+    for t in range(work[0].shape[0]):
+        if work[0][t] >= 0:
+            forwards[work[0][t]] = True
+    return missing, ready, first, last, np.full(buffers, -1, np.int64), forwards
+
+
+@njit(cache=True)
+def _pull(now, r, slot, work, law, pulled, entry, flags, ports, heap):  # type: ignore[no-untyped-def]
+    """Take the sender's next entry; load it, or queue for its chunk, first come first served."""
+    task_wait, entry_task, entry_tile, sender_offsets, sender_entries = (
+        work[0], work[3], work[4], work[5], work[6],
+    )  # fmt: skip
+    if pulled[r] == sender_offsets[r + 1]:
+        return
+    entry[slot] = sender_entries[pulled[r]]
+    pulled[r] += 1
+    _, ready, first, last, following, _ = flags
+    copy = task_wait[entry_task[entry[slot]]]
+    chunk = entry_tile[entry[slot]] // law[0]
+    if copy < 0 or ready[copy, chunk]:
+        _load(now, r, slot, work, law, entry, ports, heap)
+        return
+    if first[copy, chunk] < 0:
+        first[copy, chunk] = slot
+    else:
+        following[last[copy, chunk]] = slot
+    last[copy, chunk] = slot
+
+
+@njit(cache=True)
+def _load(now, r, slot, work, law, entry, ports, heap):  # type: ignore[no-untyped-def]
+    ports[2, r] = max(now, ports[2, r]) + work[7][work[4][entry[slot]]] * law[4]
+    push(heap[0], heap[1], heap[2], ports[2, r], _LOADED, r, slot)
+
+
+@njit(cache=True)
+def _send(now, r, slot, work, law, entry, ports, heap):  # type: ignore[no-untyped-def]
+    """Queue a store to every destination at the egress port; return how many."""
+    copy_offsets, copy_rank = work[1], work[2]
+    task = work[3][entry[slot]]
+    seconds = work[7][work[4][entry[slot]]] * law[2][r] + law[3]
+    for copy in range(copy_offsets[task], copy_offsets[task + 1]):
+        start = now
+        if copy_rank[copy] != r:
+            start = max(now, ports[0, r])
+            ports[0, r] = start + seconds
+        push(heap[0], heap[1], heap[2], start, _STORE, copy, slot)
+    return copy_offsets[task + 1] - copy_offsets[task]
+
+
+@njit(cache=True)
+def _receive(now, r, d, size, law, ports, times):  # type: ignore[no-untyped-def]
+    """Bring a store through the ingress port; fill its four times, return when it is over."""
+    if d == r:
+        times[:] = now
+        return now
+    sent = now + size * law[2][r] + law[3]
+    taken = size * law[2][d] + law[3]
+    # A slower sender feeds the port late; a busy or slower receiver ends late.
+    end = max(sent, max(now, ports[1, d]) + taken)
+    ports[1, d] = end
+    times[0], times[1], times[2], times[3] = now, sent, end - taken, end
+    return end
+
+
+@njit(cache=True)
+def _arrive(now, copy, chunk, law, flags, heap):  # type: ignore[no-untyped-def]
+    """Count a tile of a chunk; the last one of a copy that is forwarded raises the flag."""
+    missing, forwards = flags[0], flags[5]
+    missing[copy, chunk] -= 1
+    if missing[copy, chunk] == 0 and forwards[copy]:
+        push(heap[0], heap[1], heap[2], now + law[5], _FLAG, copy, chunk)
+
+
+@njit(cache=True)
+def _wake(now, copy, chunk, work, law, entry, flags, ports, heap):  # type: ignore[no-untyped-def]
+    """Let the buffers that waited for a chunk load it, in the order they came."""
+    _, ready, first, _, following, _ = flags
+    ready[copy, chunk] = True
+    slot = first[copy, chunk]
+    while slot >= 0:
+        _load(now, slot // law[1], slot, work, law, entry, ports, heap)
+        after = following[slot]
+        following[slot] = -1
+        slot = after
