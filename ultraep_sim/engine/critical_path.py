@@ -293,7 +293,10 @@ def describe(path: CriticalPath) -> list[str]:
         run = list(group)
         where = f"{run[0].start_s:.6f} to {run[-1].end_s:.6f} s"
         counts = {k: sum(s.kind == k for s in run) for k in ("forward", "backward", "joint")}
-        what = ", ".join(f"{n} {k}{'s' * (n > 1)}" for k, n in counts.items() if n) or kind
+        if kind == "hop":
+            lines.append(f"{where}: to stage {stage}")
+            continue
+        what = ", ".join(k if n == 1 else f"{n} {k}s" for k, n in counts.items() if n) or kind
         batches = sorted({m for s in run for m in s.micro_batches})
         if batches:
             what += f" of micro-batch{'es' * (len(batches) > 1)} {_ranges(batches)}"

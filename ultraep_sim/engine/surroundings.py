@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compute.outside import dense_layer_time, embedding_time, head_time, optimizer_time
-from ..fabric.collectives import between, inside, sync_common, sync_expert_gradients
+from ..fabric.collectives import sync_common
 from ..model.dtypes import GRADIENT_BYTES
 from ..model.profiles import Direction, RackProfile
 from ..model.shapes import ModelShape
 from .geometry import Geometry
 from .options import LayerOptions
+from .wires import Wires
 
 Seconds = NDArray[np.float64]
 
@@ -47,7 +48,7 @@ class Surroundings:
 
 
 def surroundings(
-    shape: ModelShape, rack: RackProfile, place: Geometry, options: LayerOptions, domain: int
+    shape: ModelShape, rack: RackProfile, place: Geometry, options: LayerOptions, ways: Wires
 ) -> Surroundings:
     """Time what surrounds the MoE layers.
 
@@ -56,9 +57,8 @@ def surroundings(
     shape, rack : ModelShape, RackProfile
     place : Geometry
     options : LayerOptions
-    domain : int
-        GPUs of a scale-up domain. Groups fill domains one after the other, replica by replica;
-        neighbours count as near only if all of them are.
+    ways : Wires
+        Between stages, ranks and replicas.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def surroundings(
     of a layer leave in one bucket. Gathering is exposed, and hops do not contend with gradients
     for the NICs: the first is too slow where a framework overlaps it, the second too fast.
     """
-    return _Surroundings(shape, rack, place, options, domain).all()
+    return _Surroundings(shape, rack, place, options, ways).all()
 
 
 class _Surroundings:
@@ -81,13 +81,10 @@ class _Surroundings:
         rack: RackProfile,
         place: Geometry,
         options: LayerOptions,
-        domain: int,
+        ways: Wires,
     ) -> None:
         self.shape, self.rack, self.place, self.options = shape, rack, place, options
-        groups = domain // place.ranks  # whole groups a domain holds
-        self.near_group = groups >= 1
-        self.near_stages = groups >= 1 and groups % place.stages == 0
-        self.near_replicas = groups >= place.stages * place.replicas
+        self.ways = ways
         self.last = len(place.moe) - 1
 
     def all(self) -> Surroundings:
@@ -114,8 +111,7 @@ class _Surroundings:
         return seconds
 
     def _hop(self) -> float:
-        wire = inside(self.rack) if self.near_stages else between(self.rack)
-        return wire.seconds(self.options.tokens_per_rank * self.shape.hidden * _BF16)
+        return self.ways.hop.seconds(self.options.tokens_per_rank * self.shape.hidden * _BF16)
 
     def _layer_params(self) -> tuple[float, float]:
         """Parameters of one MoE layer on a rank: its own experts, and what all ranks share."""
@@ -132,16 +128,9 @@ class _Surroundings:
 
     def _sync(self, experts: float, common: float, size: float = GRADIENT_BYTES) -> float:
         """Seconds to reduce-scatter (or gather) parameters or gradients of `size` bytes each."""
-        p = self.place
-        own = sync_expert_gradients(self.rack, experts * size, p.replicas, near=self.near_replicas)
-        return own + sync_common(
-            self.rack,
-            common * size,
-            p.ranks,
-            p.replicas,
-            near_group=self.near_group,
-            near=self.near_replicas,
-        )
+        p, ways = self.place, self.ways
+        own = ways.replicas.ring(experts * size, p.replicas)
+        return own + sync_common(ways.group, ways.replicas, common * size, p.ranks, p.replicas)
 
     def _finish(self, stage: int) -> float:
         p = self.place

@@ -21,6 +21,7 @@ from .phases import busy_phases
 from .stragglers import Conditions
 from .stragglers import Geometry as Group
 from .surroundings import Surroundings, surroundings
+from .wires import wires
 
 if TYPE_CHECKING:
     from ..policies import DecisionPrice
@@ -93,9 +94,8 @@ class TrainingJobs:
     @cached_property
     def _around(self) -> Surroundings:
         s = self.scenario
-        # A group that is told to span smaller domains does not sit in the rack's whole one.
-        domain = s.rack.domain_size if s.domain_size >= s.ep.ranks else s.domain_size
-        return surroundings(s.model, s.rack, self.place, self.options, domain)
+        ways = wires(s, self.place)
+        return surroundings(s.model, s.rack, self.place, self.options, ways)
 
     def job(self, label: str, iteration: int, start_s: float = 0.0) -> Job:
         """Return one iteration of one policy.

@@ -37,39 +37,30 @@ class Wire:
 
 
 def inside(rack: RackProfile) -> Wire:
-    """Bulk sends and receives in the scale-up domain."""
+    """Return the way of bulk sends and receives in the scale-up domain."""
     return Wire(rack.migrate_rate, rack.migrate_base_us.si)
 
 
 def inside_ring(rack: RackProfile) -> Wire:
-    """Collectives in the scale-up domain, at the rate an all-to-all reaches there."""
+    """Return the way of collectives in the scale-up domain: at the rate of an all-to-all."""
     return Wire(rack.alltoall_rate("backward"), rack.alltoall_floor_us.si)
 
 
 def between(rack: RackProfile) -> Wire:
-    """Between scale-up domains, over the NICs."""
+    """Return the way between scale-up domains, over the NICs."""
     return Wire(rack.scale_out_rate, rack.scale_out_floor_us.si)
 
 
-def sync_expert_gradients(rack: RackProfile, size: float, replicas: int, *, near: bool) -> float:
-    """Seconds to reduce-scatter `size` bytes of a rank's own experts over the replicas."""
-    return (inside_ring(rack) if near else between(rack)).ring(size, replicas)
-
-
-def sync_common(
-    rack: RackProfile, size: float, ranks: int, replicas: int, *, near_group: bool, near: bool
-) -> float:
+def sync_common(group: Wire, replicas: Wire, size: float, ranks: int, copies: int) -> float:
     """Seconds to reduce-scatter (or all-gather) `size` bytes that all ranks and replicas share.
 
     Parameters
     ----------
-    rack : RackProfile
+    group, replicas : Wire
+        Inside the expert-parallel group, and between its replicas.
     size : float
         Bytes on each rank.
-    ranks, replicas : int
-        Of the expert-parallel group, and copies of it.
-    near_group, near : bool
-        Whether the group, and its replicas, lie inside one scale-up domain.
+    ranks, copies : int
+        Of the group, and replicas of it.
     """
-    group = (inside_ring(rack) if near_group else between(rack)).ring(size, ranks)
-    return group + (inside_ring(rack) if near else between(rack)).ring(size / ranks, replicas)
+    return group.ring(size, ranks) + replicas.ring(size / ranks, copies)
