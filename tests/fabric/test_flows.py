@@ -119,6 +119,17 @@ def test_a_flow_to_itself_and_an_empty_one_end_at_once():
     assert result.finish_s == pytest.approx([3, 4, 1])
 
 
+def test_an_empty_flow_does_not_wait_for_a_dead_link():
+    assert simulate(degrade(FOUR, "gpu1", 0.0), flows((0, 1, 0, 2))).finish_s == pytest.approx([2])
+
+
+def test_ends_that_differ_by_rounding_are_one_event():
+    third = 1 / 3  # sums to 1 in one order and to a little less in another
+    result = simulate(FOUR, flows((0, 1, 0.1 + 0.2, 0), (2, 3, 0.3, 0), (1, 0, 0.9 * third, 0)))
+    assert len({0.1 + 0.2, 0.3, 0.9 * third}) > 1
+    assert result.solves == 1
+
+
 def test_both_directions_of_a_port_are_apart():
     assert simulate(FOUR, flows((0, 1, 1, 0), (1, 0, 1, 0))).end_s == pytest.approx(1)
 
@@ -169,6 +180,16 @@ def test_flows_that_would_stall_forever_are_an_error_by_name():
         simulate(replace(FOUR, striping="fixed"), ONE, [DIES])
     with pytest.raises(InputError, match="wait forever"):
         simulate(FOUR, ONE, [Change(1.0, "gpu1", 0.0)])
+
+
+def test_parts_that_die_together_are_one_change():
+    both = [Change(1.0, f"d0.plane{plane}", 0.0) for plane in (0, 2)]
+    result = simulate(ports(planes=4), ONE, both)
+    assert result.finish_s == pytest.approx([3])
+    assert [(e.name, e.where) for e in result.effects] == [("restripe", "d0.plane0, d0.plane2")]
+    from_the_start = simulate(FOUR, ONE, [replace(DIES, time_s=0.0)])
+    assert from_the_start.finish_s == pytest.approx([4])
+    assert from_the_start.effects == ()
 
 
 def test_a_change_when_all_is_over_changes_nothing():

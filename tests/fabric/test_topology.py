@@ -324,6 +324,15 @@ def test_an_oversubscribed_spine_divides_the_hop():
     assert both.rate == pytest.approx(85e9 / 4)
 
 
+def test_the_slowest_rank_and_the_farthest_set_the_hop():
+    topology = spec("h100-nvl8", domains=8)
+    hurt = degrade(topology, "nic3", 0.5)
+    # Rank 0's peer is in its own domain, the others' are not; rank 3 has half a NIC.
+    pair = np.array([0, 1, 2, 3]), np.array([7, 17, 18, 35])
+    assert group_link(hurt, *pair) == pytest.approx((4e-6, 42.5e9 / 2))
+    assert group_link(hurt, pair[0][:1], pair[1][:1]) == pytest.approx((0.85e-6, 380e9))
+
+
 def test_a_hop_over_a_dead_nic_is_refused_by_name():
     topology = degrade(spec(domains=2), "nic5", 0.0)
     with pytest.raises(InputError, match="cut GPU 5 off from GPU 69"):

@@ -226,7 +226,7 @@ def _fill(
         level = max(level, now)  # rounding must not let a later flow stop lower
         for i in range(link_ptr[link], link_ptr[link + 1]):
             f = link_flows[i]
-            if active[f] and rates[f] == np.inf:
+            if rates[f] == np.inf:
                 rates[f] = level * weights[f]
                 for e in range(flow_ptr[f], flow_ptr[f + 1]):
                     other = flow_links[e]

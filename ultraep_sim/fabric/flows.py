@@ -134,7 +134,7 @@ class FlowResult:
     solves : int
         Times the fair rates were solved.
     arrays : FabricArrays
-        The healthy fabric: ``arrays.name(link)`` says what a link is.
+        The fabric at the start: ``arrays.name(link)`` says what a link is.
     """
 
     finish_s: Floats
