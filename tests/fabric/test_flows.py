@@ -13,7 +13,7 @@ from ultraep_sim.errors import InputError
 from ultraep_sim.fabric.alltoall import all_to_all
 from ultraep_sim.fabric.flow_effects import EFFECTS
 from ultraep_sim.fabric.flows import Change, Flows, flows_of_matrix, simulate, slowed_by_bandwidth
-from ultraep_sim.fabric.health import degrade
+from ultraep_sim.fabric.health import degrade, health
 from ultraep_sim.fabric.topology import build_topology, preset_topology
 from ultraep_sim.fabric.wiring import wiring_of
 from ultraep_sim.model import get_rack
@@ -190,6 +190,27 @@ def test_parts_that_die_together_are_one_change():
     from_the_start = simulate(FOUR, ONE, [replace(DIES, time_s=0.0)])
     assert from_the_start.finish_s == pytest.approx([4])
     assert from_the_start.effects == ()
+
+
+@given(
+    striping=st.sampled_from(["equal", "adaptive", "fixed"]),
+    parts=st.lists(
+        st.tuples(
+            st.sampled_from(["d0.plane0", "d0.plane1", "gpu0", ("gpu0", "d0.plane1"), "nic0"]),
+            st.sampled_from([0.25, 0.5, 0.75]),
+        ),
+        max_size=3,
+    ),
+    peer=st.sampled_from([1, 4]),
+)
+def test_health_says_what_a_flow_finds(striping, parts, peer):
+    """A flow alone takes as much longer as the multiplier of its GPU says."""
+    topology = replace(ports(domains=2), striping=striping)
+    for part, factor in parts:
+        topology = degrade(topology, part, factor)
+    hurt = health(topology)
+    left = hurt.scale_up[0] if peer == 1 else hurt.scale_out[0]
+    assert simulate(topology, flows((0, peer, 1, 0))).end_s == pytest.approx(1 / left)
 
 
 def test_a_change_when_all_is_over_changes_nothing():

@@ -112,6 +112,12 @@ def test_impossible_fabrics_are_refused_by_name(values, rack, words):
         assert word in str(caught.value)
 
 
+def test_a_small_rack_has_no_more_leaves_than_nics_unless_told_so():
+    assert len(spec(ranks=2, domain_size=2, domains_per_rack=1).nodes("leaf")) == 2
+    with pytest.raises(ProfileError, match="leaves_per_rack"):
+        spec(ranks=2, domain_size=2, domains_per_rack=1, leaves_per_rack=4)
+
+
 def test_a_scenario_value_is_marked_as_the_users():
     link = spec(planes=9, scale_up_latency_us=2.0).graph.edges["gpu0", "d0.plane0"]["link"]
     assert link.bandwidth.value == 100

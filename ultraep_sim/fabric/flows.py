@@ -101,10 +101,11 @@ class Change:
     Parameters
     ----------
     time_s : float
-    what : str, (str, str), or tuple of them
-        As in `health.degrade`.
+    what : str or (str, str)
+        A node with all its links, or the link between two nodes, as in `health.degrade`.
     factor : float
-        What it has of its healthy bandwidth from then on: 0 dead, 1 repaired.
+        What it has of its healthy bandwidth from then on: 0 dead, 1 repaired. A link that two
+        changed parts share has the product of their factors.
     """
 
     time_s: float

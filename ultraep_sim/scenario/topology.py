@@ -107,7 +107,8 @@ class TopologySpec(Strict):
             domains there are.
         domain_size : int, optional
             GPUs of a domain where they differ from the rack's. Smaller domains share a rack, as
-            many as whole ones of its size hold, unless ``domains_per_rack`` is given.
+            many as whole ones of its size hold, unless ``domains_per_rack`` is given. A rack with
+            fewer NICs than the wiring has leaves gets a leaf for each, unless told otherwise.
 
         Raises
         ------
@@ -123,6 +124,9 @@ class TopologySpec(Strict):
             together = wiring.domains_per_rack.value * (rack.domain_size // size)
             wiring = wiring.with_overrides({"domains_per_rack": together})
         domains = self.domains or wiring.domains or domains_needed(groups, ranks, size)
+        nics = min(round(wiring.domains_per_rack.value), domains) * size
+        if self.leaves_per_rack is None and wiring.leaves_per_rack.value > nics:
+            wiring = wiring.with_overrides({"leaves_per_rack": nics})
         return build_topology(rack, wiring, domains, domain_size=size, striping=self.striping)
 
 
