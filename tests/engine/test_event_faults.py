@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ultraep_sim.engine.event import faults
 from ultraep_sim.engine.event.faults import Failure, poisson_failures, run_campaign
 from ultraep_sim.errors import InputError, UltraEPSimError
 
@@ -161,6 +162,17 @@ def test_a_job_that_never_gets_on_is_told():
     every_second = (Failure(0, t) for t in itertools.count())
     with pytest.raises(UltraEPSimError, match="checkpoint more often"):
         run_campaign([10.0], every_second, **FIVE)
+
+
+def test_slow_progress_is_progress(monkeypatch):
+    # Each iteration is struck three times, 5 s after it began anew: 15-25, then 40-50.
+    monkeypatch.setattr(faults, "_HOPELESS", 3)
+    lost = [5, 10, 15, 30, 35, 40]
+    job = {"checkpoint_every": 1, "checkpoint_s": 0, "restart_s": 0}
+    times = run_campaign([10, 10], [Failure(0, t) for t in lost], **job)
+    assert (times.restarts, times.iteration_end_s.tolist()) == (6, [25, 50])
+    with pytest.raises(UltraEPSimError, match="3 restarts"):
+        run_campaign([10, 10], [Failure(0, t) for t in (5, 10, 15, 20)], **job)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from simpy import Environment, Event
-from simpy.events import NORMAL, EventPriority
 
 
 class Barrier:
@@ -66,8 +65,8 @@ class Flag:
 class Arrival(Event):
     """A message that may be waited for before it is sent."""
 
-    def send(self, delay: float, priority: EventPriority = NORMAL) -> None:
+    def send(self, delay: float) -> None:
         """Let it arrive after `delay` seconds, as a `simpy.Timeout` does from its making on."""
         self._ok = True
         self._value = None
-        self.env.schedule(self, priority, delay)
+        self.env.schedule(self, delay=delay)

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from simpy import Environment, Event, Interrupt
-from simpy.events import URGENT
 
 from ultraep_sim.errors import InputError, UltraEPSimError
 from ultraep_sim.model.conditions import MEAN_TIME_BETWEEN_FAILURES
@@ -224,8 +223,8 @@ class _Campaign:
             )
         event = Arrival(self._env)
         event.callbacks.append(partial(self._strike, failure))
-        # Urgent: of two things that happen at one instant the failure comes first.
-        event.send(failure.time_s - now, URGENT)
+        # What ends at the same instant is begun later, so that SimPy lets the failure come first.
+        event.send(failure.time_s - now)
 
     def _strike(self, failure: Failure, _event: Event) -> None:
         self._struck.append(failure)
