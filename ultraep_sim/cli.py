@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from ultraep_sim.commands import doctor, interrupt, plan, policies, run, trace, validate
+from ultraep_sim.commands import (
+    doctor,
+    interrupt,
+    plan,
+    policies,
+    run,
+    topology,
+    trace,
+    validate,
+)
 from ultraep_sim.errors import InputError, UltraEPSimError
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, interrupt.EXIT_CODE
@@ -27,6 +36,7 @@ app.command(epilog=run.EPILOG)(run.run)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.add_typer(trace.app, name="trace")
 app.command(epilog=policies.EPILOG)(policies.policies)
+app.command(epilog=topology.EPILOG)(topology.topology)
 app.command(epilog=validate.EPILOG)(validate.validate)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
