@@ -8,9 +8,12 @@ import ultraep_sim as us
 from tests.planning.strategies import problems
 from ultraep_sim.errors import InputError
 from ultraep_sim.fabric.alltoall import all_to_all
+from ultraep_sim.fabric.flows import flows_of_matrix, simulate
 from ultraep_sim.fabric.pairs import exchange, pair_matrix, sides
+from ultraep_sim.fabric.topology import preset_topology
 from ultraep_sim.model import get_rack
 from ultraep_sim.planning import EPLayout, StatsBuilder
+from ultraep_sim.validate.draws import Shape, zipf_loads
 
 PAPER = get_rack("paper-rack64").with_overrides(
     {
@@ -77,6 +80,21 @@ def test_the_matrix_agrees_with_the_plan_and_its_statistics(policy, problem):
     columns = [c[None] for c in (*vars(found).values(),)]
     expected = all_to_all(PAPER, *columns, 1e3)[0]
     np.testing.assert_allclose(exchange(PAPER, matrix, layout, 1e3).seconds, expected)
+
+
+@pytest.mark.parametrize("policy", ["none", "ultraep"])
+@pytest.mark.parametrize("imbalance", [1.5, 3.0])
+def test_closed_form_agrees_with_fair_shared_flows(policy, imbalance):
+    """Within 5 %: fair shares may leave the busiest port idle for a while, never overfill it."""
+    shape = Shape(32, 12, 2)
+    loads = zipf_loads(np.random.default_rng(0), shape, imbalance, tokens_per_rank=2048)
+    matrix = pair_matrix(us.plan(loads, shape.layout(), policy=policy))
+    rack = get_rack("paper-rack64")
+    flows = flows_of_matrix(matrix * 8192.0, np.arange(12))
+    # The first arrival pays the latency of the switch, the closed form a floor.
+    fluid = simulate(preset_topology("paper-rack"), flows, timeline=False).end_s
+    closed = exchange(rack, matrix, shape.layout(), 8192).seconds.max() - rack.alltoall_floor_us.si
+    assert closed <= fluid <= 1.05 * closed + 1e-6
 
 
 def test_an_unknown_source_is_refused():

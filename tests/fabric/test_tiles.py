@@ -2,16 +2,21 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ultraep_sim as us
 from ultraep_sim.errors import InputError
+from ultraep_sim.fabric.bulk import bulk_plan
+from ultraep_sim.fabric.gradient_tiles import ReductionModel, reduce_tiles
 from ultraep_sim.fabric.relay_choice import candidate_tree
 from ultraep_sim.fabric.tiles import plan_tiles, tile_list
-from ultraep_sim.planning import relay_tree
+from ultraep_sim.model import get_rack
+from ultraep_sim.planning import EPLayout, relay_tree
 
 from .transfer_cases import plans, wide_plan
 
@@ -98,6 +103,24 @@ def test_relay_rule_is_followed():
     sent = np.bincount(parent[plan.is_replica], minlength=16) * 1000
     assert tiles.pair_bytes.sum(axis=1).tolist() == sent.tolist()
     assert plan_tiles(plan, 1000).pair_bytes.sum() == tiles.pair_bytes.sum()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda plan: plan_tiles(plan, 1000),
+        lambda plan: bulk_plan(plan, 1000),
+        lambda plan: reduce_tiles(plan, 1000, ReductionModel.of(get_rack("paper-rack64"))),
+    ],
+)
+def test_a_replica_in_another_domain_is_refused(run):
+    layout = EPLayout(4, 4, 1, domain_size=2)
+    loads = np.array([[90, 1, 1, 1]] * 4)
+    plan = us.plan(loads, layout)
+    run(plan)  # inside the domain
+    far = replace(plan, rank=np.where(plan.is_replica, 3 - plan.rank, plan.rank).astype(np.int32))
+    with pytest.raises(InputError, match="domain"):
+        run(far)
 
 
 @pytest.mark.parametrize("field", ["copy_bytes", "tile_bytes", "chunk_tiles"])

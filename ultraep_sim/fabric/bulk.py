@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..model.provenance import Quantity, fitted
 from ..planning.plan import Plan
+from .tiles import require_one_domain
 
 Seconds = NDArray[np.float64]
 
@@ -82,7 +83,13 @@ def bulk_plan(plan: Plan, copy_bytes: float, model: BulkModel | None = None) -> 
     copy_bytes : float
         Bytes of one expert's weights.
     model : BulkModel, optional
+
+    Raises
+    ------
+    InputError
+        A replica outside its home's scale-up domain.
     """
+    require_one_domain(plan)
     main = plan.rank[plan.offsets[:-1]]
     first = np.zeros(len(plan.rank), bool)
     first[plan.offsets[:-1]] = True

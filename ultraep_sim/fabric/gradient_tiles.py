@@ -25,7 +25,7 @@ from ..model.provenance import Quantity
 from ..planning.plan import Plan
 from .event_heap import make_heap, pop, push
 from .tile_stream import StreamModel
-from .tiles import TILE_BYTES
+from .tiles import TILE_BYTES, require_one_domain
 
 Seconds = NDArray[np.float64]
 
@@ -145,8 +145,9 @@ def reduce_tiles(
     Raises
     ------
     InputError
-        A size that is no positive integer.
+        A size that is no positive integer, or a replica outside its home's scale-up domain.
     """
+    require_one_domain(plan)
     for name, value in {"gradient_bytes": gradient_bytes, "tile_bytes": tile_bytes}.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise InputError(

@@ -154,8 +154,9 @@ def plan_tiles(
     Raises
     ------
     InputError
-        A size that is no positive integer.
+        A size that is no positive integer, or a replica outside its home's scale-up domain.
     """
+    require_one_domain(plan)
     parent = None
     if relay:
         layout = plan.layout
@@ -164,6 +165,20 @@ def plan_tiles(
         plan.offsets, plan.rank, plan.slot, plan.layout.num_ranks, copy_bytes,
         parent=parent, tile_bytes=tile_bytes, chunk_tiles=chunk_tiles,
     )  # fmt: skip
+
+
+def require_one_domain(plan: Plan) -> None:
+    """Refuse a plan whose weights leave a scale-up domain: ports and flags are a switch's."""
+    domain = plan.layout.domain_of
+    home = plan.rank[plan.offsets[plan.expert]]
+    far = np.flatnonzero(domain[home] != domain[plan.rank])
+    if far.size:
+        raise InputError(
+            "a replica is in another scale-up domain than its main",
+            place=f"plan.rank[{far[0]}]",
+            value=int(plan.rank[far[0]]),
+            remedy="plan inside domains, or time it in closed form (ultraep_sim.fabric.streaming)",
+        )
 
 
 def tile_list(
