@@ -42,8 +42,9 @@ def test_one_unit_by_hand() -> None:
         "bwd_compute": 9.0, "fwd_compute": 5.0, "finish": 4.0, "fwd_dispatch": 3.0,
         "bwd_attention": 2.0, "fwd_attention": 1.0, "extra_forward": 0.5, "bwd_grad_reduce": 0.5,
     }  # fmt: skip
-    slowest = {phase.name: phase.gpu for phase in path.phases}
-    assert (slowest["fwd_compute"], slowest["bwd_compute"], slowest["finish"]) == (0, 1, None)
+    slowest = {phase.name: (phase.gpu, phase.gpu_share) for phase in path.phases}
+    assert (slowest["fwd_compute"], slowest["bwd_compute"]) == ((0, 1.0), (1, 1.0))
+    assert slowest["fwd_attention"] == slowest["finish"] == (None, 0.0)  # all take the same
     assert [phase.seconds for phase in path.phases] == sorted(seconds(path).values())[::-1]
 
 
@@ -59,9 +60,11 @@ def test_two_stages_by_hand() -> None:
     ]  # fmt: skip
     assert path.seconds == 1 + 0.25 + 3 * 11 + 0.25 + 2
     assert seconds(path) == {"bwd_compute": 20.0, "fwd_compute": 16.0, "hop": 0.5}
-    assert describe(path)[2] == (
-        "1.250000 to 34.250000 s: stage 1, 3 forwards, 3 backwards of micro-batches 0-2"
-    )
+    assert describe(path)[:3] == [
+        "0.000000 to 1.000000 s: stage 0, forward of micro-batch 0",
+        "1.000000 to 1.250000 s: to stage 1",
+        "1.250000 to 34.250000 s: stage 1, 3 forwards, 3 backwards of micro-batches 0-2",
+    ]
 
 
 def test_the_sync_begins_inside_the_last_backward() -> None:

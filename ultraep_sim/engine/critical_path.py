@@ -296,12 +296,16 @@ def describe(path: CriticalPath) -> list[str]:
         if kind == "hop":
             lines.append(f"{where}: to stage {stage}")
             continue
-        what = ", ".join(k if n == 1 else f"{n} {k}s" for k, n in counts.items() if n) or kind
+        what = ", ".join(k if n == 1 else f"{n} {k}s" for k, n in counts.items() if n)
+        what = what or _TITLES[kind]
         batches = sorted({m for s in run for m in s.micro_batches})
         if batches:
             what += f" of micro-batch{'es' * (len(batches) > 1)} {_ranges(batches)}"
         lines.append(f"{where}: stage {stage}, {what}")
     return lines
+
+
+_TITLES = {"sync": "gradient sync", "finish": "optimizer and parameters", "wait": "waiting"}
 
 
 def _stretch(segment: Segment) -> tuple[str, int]:

@@ -27,9 +27,10 @@ class PhaseOnPath:
         head), ``recompute_*``, ``hop``, ``sync``, ``finish``, ``joint``, ``wait`` or `OTHER`.
     seconds : float
     gpu : int or None
-        The global rank that was the slowest for most of these seconds; None where no rank is.
+        The global rank that was the slowest for most of these seconds; None where all ranks take
+        the same, or none is involved.
     gpu_share : float
-        Its share of them.
+        The share of the seconds for which it was.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Ledger:
             gpu, share = None, 0.0
             if name in self._by_gpu and self._by_gpu[name].any():
                 gpu = int(self._by_gpu[name].argmax())
-                share = float(self._by_gpu[name][gpu] / self._by_gpu[name].sum())
+                share = float(self._by_gpu[name][gpu] / seconds)
             if seconds:
                 found.append(PhaseOnPath(name, seconds, gpu, share))
         return tuple(sorted(found, key=lambda phase: (-phase.seconds, phase.name)))
@@ -109,14 +110,16 @@ class Kernels:
         self, name: str, kernel: str, vs: int, m: int, layers: slice, ledger: Ledger
     ) -> float:
         seconds = self.added[kernel][m, layers]
-        gpus = self._first_gpu(vs) + self.busy[kernel][m, layers].argmax(axis=-1)
-        ledger.blame(name, gpus, seconds)
+        busy = self.busy[kernel][m, layers]
+        gpus = self._first_gpu(vs) + busy.argmax(axis=-1)
+        ledger.blame(name, gpus, np.where(np.ptp(busy, axis=-1) > 0, seconds, 0.0))
         return float(seconds.sum())
 
     def _extra(self, extra: Seconds, vs: int, name: str, ledger: Ledger) -> float:
         seconds = extra[self.replica, vs]
         rank = int(seconds.argmax())
-        ledger.blame(name, np.array([self._first_gpu(vs) + rank]), seconds[rank : rank + 1])
+        if np.ptp(seconds) > 0:
+            ledger.blame(name, np.array([self._first_gpu(vs) + rank]), seconds[rank : rank + 1])
         return float(seconds[rank])
 
     def _first_gpu(self, vs: int) -> int:

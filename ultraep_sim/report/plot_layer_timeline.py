@@ -127,6 +127,9 @@ def _row(
             linewidth=0,
             zorder=2,
         )
+        # What is too short for the scale still shows where it was.
+        ends = position - _HEIGHT / 2, position + _HEIGHT / 2
+        axes.vlines(start * scale, *ends, color=color, linewidth=0.7, zorder=3)
     line = _HEIGHT / ranks
     boxes = []
     for span in spans:
