@@ -10,6 +10,7 @@ UNITS = {
     "us_per_solve": "us/plan",
     "plans_per_s": "plans/s",
     "records_per_s": "records/s",
+    "events_per_s": "events/s",
 }
 
 
