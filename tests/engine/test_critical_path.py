@@ -61,9 +61,9 @@ def test_two_stages_by_hand() -> None:
     assert path.seconds == 1 + 0.25 + 3 * 11 + 0.25 + 2
     assert seconds(path) == {"bwd_compute": 20.0, "fwd_compute": 16.0, "hop": 0.5}
     assert describe(path)[:3] == [
-        "0.000000 to 1.000000 s: stage 0, forward of micro-batch 0",
-        "1.000000 to 1.250000 s: to stage 1",
-        "1.250000 to 34.250000 s: stage 1, 3 forwards, 3 backwards of micro-batches 0-2",
+        "0.000 to 1000.000 ms: stage 0, forward of micro-batch 0",
+        "1000.000 to 1250.000 ms: to stage 1",
+        "1250.000 to 34250.000 ms: stage 1, 3 forwards, 3 backwards of micro-batches 0-2",
     ]
 
 

@@ -96,12 +96,12 @@ def test_groups_are_processes_with_names(tmp_path) -> None:
     events = read(tmp_path / "t.json")
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     assert names == {
-        0: "replica 0 stage 0", 1: "replica 0 stage 1", 2: "replica 1 stage 0",
-        3: "replica 1 stage 1", 4: "critical path",
+        1: "replica 0 stage 0", 2: "replica 0 stage 1", 3: "replica 1 stage 0",
+        4: "replica 1 stage 1", 5: "critical path",
     }  # fmt: skip
     on = {pid: [e["name"] for e in complete(events) if e["pid"] == pid] for pid in names}
-    assert on[1] == ["F 0", "B 0", "gradient sync", "optimizer"]
-    path = [e for e in complete(events) if e["pid"] == 4]
+    assert on[2] == ["F 0", "B 0", "gradient sync", "optimizer"]
+    path = [e for e in complete(events) if e["pid"] == 5]
     assert path[0]["name"] == "forward 0 on stage 0"
     assert path[-1]["name"] == "finish on stage 0"
     assert path[-1]["args"]["replica"] == "all"
@@ -116,7 +116,7 @@ def test_memory_is_a_counter(tmp_path) -> None:
     with ChromeTrace(tmp_path / "t.json", 2, 2) as trace:
         trace.memory(memory, 1)
     found = [e for e in read(tmp_path / "t.json") if e["ph"] == "C"]
-    assert {e["pid"] for e in found} == {3}
+    assert {e["pid"] for e in found} == {4}
     assert [(e["ts"], e["args"]) for e in found] == [
         (0, {"activations": 0.0, "all else": 3.0}),
         (500_000, {"activations": 4.0, "all else": 2.0}),
@@ -174,4 +174,6 @@ def test_spans_nest_and_end_with_the_iteration(tmp_path_factory, job, known) -> 
         assert event["dur"] >= 0
         assert event["ts"] + event["dur"] <= 1e6 * times.iteration_s + 1e-2
     named = set(threads(events))
+    assert len({tid for _, tid in named}) == len(named)  # no two processes share a number
+    assert all(pid > 0 and tid > 0 for pid, tid in named)  # 0 is the idle one to viewers
     assert {(e["pid"], e["tid"]) for e in complete(events)} <= named

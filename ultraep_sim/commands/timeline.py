@@ -344,7 +344,7 @@ def _show(view: _View) -> None:
     print_renderable(
         Text(f"{view.done.scenario.name} under {view.replay.label}: {total:.4f} s", style="bold"),
         table,
-        Text("\n" + "\n".join(chain)),
+        Text("\n" + "\n".join(chain), no_wrap=True, overflow="ignore"),
         Text(
             f"\nMemory: rank {rank} of stage {group.stage}, replica {group.replica} needs most, "
             f"{group.peak[rank] / 1e9:.1f} of {capacity / 1e9:.0f} GB, "

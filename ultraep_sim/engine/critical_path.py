@@ -291,7 +291,7 @@ def describe(path: CriticalPath) -> list[str]:
     lines = []
     for (kind, stage), group in groupby(path.segments, key=_stretch):
         run = list(group)
-        where = f"{run[0].start_s:.6f} to {run[-1].end_s:.6f} s"
+        where = f"{1e3 * run[0].start_s:.3f} to {1e3 * run[-1].end_s:.3f} ms"
         counts = {k: sum(s.kind == k for s in run) for k in ("forward", "backward", "joint")}
         if kind == "hop":
             lines.append(f"{where}: to stage {stage}")

@@ -175,8 +175,8 @@ class ChromeTrace:
 
     def memory(self, group: GroupMemory, rank: int) -> None:
         """Write the memory of one rank as a counter of its group."""
-        pid = group.replica * self._stages + group.stage
-        self._name(pid, _PIPELINE, "pipeline")
+        process = group.replica * self._stages + group.stage
+        self._name(process, _PIPELINE, "pipeline")
         for at, total, kept in zip(
             group.times_s[:-1].tolist(),
             group.total[:, rank].tolist(),
@@ -184,7 +184,7 @@ class ChromeTrace:
             strict=True,
         ):
             sizes = {"activations": kept / 1e9, "all else": (total - kept) / 1e9}
-            head = f'"ph":"C","name":"memory of rank {rank} [GB]","pid":{pid}'
+            head = f'"ph":"C","name":"memory of rank {rank} [GB]","pid":{process + 1}'
             self._write(f'{{{head},"ts":{_us(round(at * 1e9))},"args":{json.dumps(sizes)}}}')
 
     def _on_rank(
@@ -196,14 +196,14 @@ class ChromeTrace:
         span: tuple[float, float],
         args: str,
     ) -> None:
-        tid = _RANKS + local * len(THREADS) + THREADS.index(lane)
-        self._name(group, tid, f"rank {local} {_TITLES.get(lane, lane)}")
-        self._complete(group, tid, phase, lane, span, args)
+        row = _RANKS + local * len(THREADS) + THREADS.index(lane)
+        self._name(group, row, f"rank {local} {_TITLES.get(lane, lane)}")
+        self._complete(group, row, phase, lane, span, args)
 
     def _complete(
         self,
-        pid: int,
-        tid: int,
+        group: int,
+        row: int,
         name: str,
         category: str,
         span: tuple[float, float],
@@ -211,25 +211,34 @@ class ChromeTrace:
     ) -> None:
         # Both ends are rounded, not the length: neighbours stay neighbours.
         start, end = round(span[0] * 1e9), round(span[1] * 1e9)
-        head = f'"ph":"X","name":"{name}","cat":"{category}","pid":{pid},"tid":{tid}'
+        head = f'"ph":"X","name":"{name}","cat":"{category}",{self._place(group, row)}'
         times = f'"ts":{_us(start)},"dur":{_us(end - start)}'
         self._write(f'{{{head},{times},"args":{{{args}}}}}')
 
-    def _name(self, pid: int, tid: int, title: str, process: str | None = None) -> None:
+    def _name(self, group: int, row: int, title: str, process: str | None = None) -> None:
         """Name a thread, and its process, the first time either is met."""
-        if (pid, tid) in self._named:
+        if (group, row) in self._named:
             return
-        if (pid, -1) not in self._named:
-            self._named.add((pid, -1))
-            replica, stage = divmod(pid, self._stages)
-            self._meta("process", pid, 0, process or f"replica {replica} stage {stage}", pid)
-        self._named.add((pid, tid))
-        self._meta("thread", pid, tid, title, tid)
+        if (group, -1) not in self._named:
+            self._named.add((group, -1))
+            replica, stage = divmod(group, self._stages)
+            whole = process or f"replica {replica} stage {stage}"
+            self._meta("process", group, row, whole, group)
+        self._named.add((group, row))
+        self._meta("thread", group, row, title, row)
 
-    def _meta(self, what: str, pid: int, tid: int, title: str, position: int) -> None:
+    def _meta(self, what: str, group: int, row: int, title: str, position: int) -> None:
         for name, args in (("name", {"name": title}), ("sort_index", {"sort_index": position})):
-            head = f'"ph":"M","name":"{what}_{name}","pid":{pid},"tid":{tid}'
+            head = f'"ph":"M","name":"{what}_{name}",{self._place(group, row)}'
             self._write(f'{{{head},"args":{json.dumps(args)}}}')
+
+    def _place(self, group: int, row: int) -> str:
+        """Count processes and threads from 1, for 0 is the idle one to viewers.
+
+        No two processes share a thread number.
+        """
+        rows = _RANKS + self._ranks * len(THREADS)
+        return f'"pid":{group + 1},"tid":{1 + group * rows + row}'
 
     def _write(self, event: str) -> None:
         assert self._file is not None  # noqa: S101  # only inside the with block
