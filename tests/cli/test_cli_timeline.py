@@ -102,10 +102,18 @@ def test_json_is_one_document_whose_parts_sum(invoke, scenario, tmp_path) -> Non
 def test_large_iterations_show_fewer_ranks(invoke, scenario, tmp_path, monkeypatch) -> None:
     out = tmp_path / "t.json"
     monkeypatch.setattr(timeline, "ALL_RANKS", 0)
-    answer = invoke("timeline", scenario, "--out", out)
-    assert "slowest rank of every group" in answer.err
-    computing = {t for t in named(events(out), "thread") if t.endswith(" compute")}
-    assert 1 <= len(computing) <= 2  # one a group
+    two = ("--set", "ep.data_parallel=2", "--set", "training.replica_loads=shared")
+    answer = invoke("timeline", scenario, "--out", out, *two)
+    assert "the slowest rank of every stage of replica 0" in answer.err
+    found = events(out)
+    computing = {(e["pid"], e["tid"]) for e in found if e.get("cat") == "compute"}
+    assert sorted(pid for pid, _ in computing) == [1, 2]  # one rank in each stage of it
+    blocks = {(e["ts"], e["dur"]) for e in found if e.get("cat") == "pipeline" and e["pid"] == 2}
+    inside = [e for e in found if e.get("cat") == "compute" and e["pid"] == 2]
+    assert all(
+        any(at <= e["ts"] and e["ts"] + e["dur"] <= at + long + 1e-3 for at, long in blocks)
+        for e in inside
+    )
     monkeypatch.setattr(timeline, "ANY_RANK", 0)
     answer = invoke("timeline", scenario, "--out", out)
     assert "too many for the threads of ranks" in answer.err

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ultraep_sim.engine.critical_path import critical_path, describe
+from ultraep_sim.engine.event import run_event
 from ultraep_sim.engine.fast import run_fast
-from ultraep_sim.engine.job import IterationTimes
+from ultraep_sim.engine.job import Episode, IterationTimes
 
 from .jobs import jobs, make_job, scaled
 
@@ -151,6 +152,28 @@ def test_the_path_is_contiguous_and_covers_the_iteration(job) -> None:  # type: 
     names = {phase.name for phase in path.phases}
     assert "wait" not in names  # every gap of the schedule has a cause
     assert "other" not in names  # and kernel times explain every unit
+
+
+@st.composite
+def with_spells(draw):  # type: ignore[no-untyped-def]
+    """A job with two spells somewhere in it."""
+    job = draw(jobs())
+    length = run_fast(job).iteration_s
+    gpus = job.replicas * job.stages * job.ranks
+    spells = []
+    for part in ("compute", "link"):
+        start = draw(st.floats(0, 1)) * length
+        gpu = np.array([draw(st.integers(0, gpus - 1))])
+        factor = draw(st.floats(1, 4))
+        spells.append(Episode(gpu, part, factor, start, start + draw(st.floats(0, 1)) * length))
+    return replace(job, episodes=tuple(spells))
+
+
+@settings(max_examples=60, deadline=None)
+@given(with_spells())
+def test_spells_leave_the_path_contiguous(job) -> None:  # type: ignore[no-untyped-def]
+    times = run_event(job)
+    check(critical_path(job, times), times)
 
 
 PLAIN = {"overlap": "none", "restore": "exposed", "prefetched": False}

@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ultraep_sim.engine.fast import run_fast
 from ultraep_sim.engine.job import PHASE_PART
 from ultraep_sim.engine.stragglers import Conditions, Geometry, Loss
 from ultraep_sim.errors import ScenarioError
 from ultraep_sim.model.conditions import WHISKERS_SD
 from ultraep_sim.scenario.stragglers import StragglerSpec
+
+from .jobs import jobs
 
 SMALL = Geometry(replicas=2, stages=3, ranks=4, domain_size=2)
 BIG = Geometry(replicas=16, stages=4, ranks=64, domain_size=64)
@@ -248,6 +252,35 @@ def test_removing_a_straggler_never_lengthens_a_kernel(on, seed, jitter, data) -
         slow = applied(conditions(seed=seed, **spec), replica)
         mended = applied(conditions(seed=seed, **fewer), replica)
         assert all((mended[name] <= slow[name]).all() for name in BUSY)
+
+
+@settings(max_examples=60, deadline=None)
+@given(job=jobs(), data=st.data())
+def test_removing_a_straggler_never_lengthens_an_iteration(job, data) -> None:  # type: ignore[no-untyped-def]
+    """Invariant 7, on the max-plus path, whatever hides what."""
+    geometry = Geometry(job.replicas, job.stages, job.ranks, job.ranks)
+    gpus = data.draw(st.lists(st.integers(0, geometry.gpus - 1), min_size=2, max_size=2))
+    slow = [{"gpu": gpu, "factor": 1.7} for gpu in gpus]
+    kind = data.draw(st.sampled_from(["slow_gpus", "slow_links"]))
+    lengths = [
+        run_fast(under(job, conditions(geometry, **{kind: slow[:count]}))).iteration_s
+        for count in range(3)
+    ]
+    assert lengths[0] <= lengths[1] * (1 + 1e-12)
+    assert lengths[1] <= lengths[2] * (1 + 1e-12)
+
+
+def under(job, given):
+    """Run a job under conditions, as a scenario's iterations do."""
+    stage_of_layer = np.zeros(job.num_layers, np.int64)
+    for vs, (first, stop) in enumerate(job.layers):
+        stage_of_layer[first:stop] = vs % job.stages
+    return replace(
+        job,
+        busy=lambda d: given.apply(job.busy(d), 0, d, stage_of_layer),
+        extra_forward=given.apply_extra(job.extra_forward),
+        extra_backward=given.apply_extra(job.extra_backward),
+    )
 
 
 def test_two_mechanisms_on_one_gpu_multiply() -> None:

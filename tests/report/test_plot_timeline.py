@@ -6,8 +6,8 @@ import pytest
 from tests.engine.jobs import make_job
 from ultraep_sim.engine.critical_path import critical_path
 from ultraep_sim.engine.event import run_event
+from ultraep_sim.engine.excerpts import one_layer
 from ultraep_sim.engine.fast import run_fast
-from ultraep_sim.engine.one_layer import one_layer
 from ultraep_sim.errors import InputError
 from ultraep_sim.report import plot_layer_timeline, plot_timeline
 from ultraep_sim.report.blocks import Span

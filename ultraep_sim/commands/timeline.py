@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ultraep_sim.engine.replayed import Replayed
     from ultraep_sim.engine.training import TrainingJobs
     from ultraep_sim.report.blocks import Span
+    from ultraep_sim.report.perfetto import ChromeTrace
     from ultraep_sim.scenario import Scenario
 
 EPILOG = """\
@@ -41,9 +42,10 @@ Examples:
 Open the trace at https://ui.perfetto.dev (it stays on your machine) or in chrome://tracing.
 """
 
-#: More kernels than this and only the slowest rank of every group gets threads of its own ...
+#: More kernels than this and only the slowest rank of every stage of the replica on the critical
+#: path gets threads of its own ...
 ALL_RANKS = 300_000
-#: ... and more than this and no rank does: the event engine would run for minutes.
+#: ... and more than this in that replica and no rank does: the event engine would run for minutes.
 ANY_RANK = 20_000_000
 _PHASES_SHOWN, _LINES_SHOWN = 12, 24
 
@@ -90,7 +92,7 @@ def timeline(
     """Write the timeline of one training iteration, and name its critical path.
 
     Small iterations show every kernel of every rank; larger ones those of the slowest rank of
-    each group; the largest the forwards and backwards of every group.
+    each stage of one replica; the largest the forwards and backwards of every stage alone.
     """
     from ultraep_sim.scenario import load_scenario
 
@@ -239,45 +241,56 @@ def _write_trace(view: _View, target: Path) -> str:
             for stage in range(job.stages):
                 group = view.memory.group(replica, stage)
                 trace.memory(group, int(group.peak.argmax()))
-        if kernels > ANY_RANK:
-            return f"about {kernels:.0e} kernels: too many for the threads of ranks"
         if kernels <= ALL_RANKS:
             run_event(job, spans=trace.span)
             return "with the kernels of every rank"
-        slowest = _slowest(job)
+        if kernels // job.replicas > ANY_RANK:
+            return f"about {kernels:.0e} kernels: too many for the threads of ranks"
+        _write_slowest(view, trace)
+    return f"with the kernels of the slowest rank of every stage of replica {view.replica}"
 
-        def only(
-            rank: int,
-            lane: Lane,
-            phase: str,
-            start_s: float,
-            end_s: float,
-            micro_batch: int,
-            layer: int,
-        ) -> None:
-            if rank in slowest:
-                trace.span(rank, lane, phase, start_s, end_s, micro_batch, layer)
 
-        run_event(job, spans=only)
-    return "with the kernels of the slowest rank of every group"
+def _write_slowest(view: _View, trace: ChromeTrace) -> None:
+    """Write what the slowest rank of every stage of the critical replica did."""
+    from ultraep_sim.engine.event import run_event
+    from ultraep_sim.engine.excerpts import one_replica
+
+    alone = one_replica(view.job, view.replica)
+    slowest = _slowest(alone)
+    first = view.replica * alone.stages * alone.ranks
+
+    def only(
+        rank: int,
+        lane: Lane,
+        phase: str,
+        start_s: float,
+        end_s: float,
+        micro_batch: int,
+        layer: int,
+    ) -> None:
+        # What comes after the backwards waits for the other replicas too, and is drawn already.
+        if rank in slowest and lane != "sync" and phase != "finish":
+            trace.span(first + rank, lane, phase, start_s, end_s, micro_batch, layer)
+
+    run_event(alone, spans=only)
 
 
 def _slowest(job: Job) -> set[int]:
-    """Global rank with the most expert work in every group."""
+    """Return the rank with the most expert work in every stage of a job of one replica."""
+    import numpy as np
+
     found = set()
-    for replica in range(job.replicas):
-        seconds = job.busy(replica)["fwd_compute"].sum(axis=0)
-        for stage in range(job.stages):
-            own = [seconds[a:b].sum(axis=0) for a, b in job.layers[stage :: job.stages]]
-            group = replica * job.stages + stage
-            found.add(group * job.ranks + int(sum(own).argmax()))
+    seconds = job.busy(0)["fwd_compute"].sum(axis=0)
+    for stage in range(job.stages):
+        work = sum(seconds[a:b].sum(axis=0) for a, b in job.layers[stage :: job.stages])
+        found.add(stage * job.ranks + int(np.argmax(work)))
     return found
 
 
 def _draw(view: _View, stem: Path, layer: int | None, micro_batch: int | None) -> list[Path]:
     """Draw the pipeline of the critical replica and one layer of it."""
     from ultraep_sim.engine.event import run_event
-    from ultraep_sim.engine.one_layer import one_layer
+    from ultraep_sim.engine.excerpts import one_layer
     from ultraep_sim.report.blocks import Span
     from ultraep_sim.report.plot_layer_timeline import write_layer
     from ultraep_sim.report.plot_timeline import write_pipeline

@@ -54,7 +54,7 @@ def write_layer(
     stem : Path
     spans : sequence of Span
         Everything one group did, micro-batches and ranks from 0; see
-        `ultraep_sim.engine.one_layer`.
+        `ultraep_sim.engine.excerpts`.
     times : IterationTimes
         Of the same run; tells the recomputed forward from the first one.
     title, source : str

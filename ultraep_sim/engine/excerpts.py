@@ -1,4 +1,4 @@
-"""One layer of a job as a job of its own, to look at closely."""
+"""A replica of a job, or one layer, as a job of its own: to look at closely."""
 
 from __future__ import annotations
 
@@ -10,9 +10,36 @@ from numpy.typing import NDArray
 
 from ultraep_sim.errors import InputError
 
-from .job import Job
+from .job import Episode, Job
 
 Seconds = NDArray[np.float64]
+
+
+def one_replica(job: Job, replica: int) -> Job:
+    """Return the job of one replica alone, with its spells.
+
+    Its forwards and backwards are those of the whole job, for replicas wait for each other in the
+    gradient sync alone; when that begins, and all that follows, may differ.
+
+    Parameters
+    ----------
+    job : Job
+    replica : int
+    """
+    gpus = job.stages * job.ranks
+    found = []
+    for one in job.episodes:
+        own = one.gpus[one.gpus // gpus == replica] - replica * gpus
+        if own.size:
+            found.append(Episode(own, one.part, one.factor, one.start_s, one.end_s))
+    return replace(
+        job,
+        replicas=1,
+        busy=lambda _only: job.busy(replica),
+        extra_forward=job.extra_forward[replica : replica + 1],
+        extra_backward=job.extra_backward[replica : replica + 1],
+        episodes=tuple(found),
+    )
 
 
 def one_layer(job: Job, replica: int, micro_batch: int, layer: int) -> Job:
