@@ -83,7 +83,7 @@ def _figure(
     # The bubble is the ground that blocks leave.
     axes.barh(range(stages), whole, height=_HEIGHT, color=_BUBBLE, linewidth=0, zorder=1)
     _units(axes, ran, stages, scale, whole)
-    _tails(axes, ran, times, finish_s, scale)
+    left_over = _tails(axes, ran, times, finish_s, scale)
     if path is not None:
         _outline(axes, path, replica, scale)
     axes.set_xlim(-0.002 * whole, 1.002 * whole)
@@ -99,7 +99,7 @@ def _figure(
     axes.set_xlabel(f"time since the start of the iteration [{unit}]")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    _legend(fig, path is not None, times, finish_s, virtual // stages, top + 0.05 / height)
+    _legend(fig, path is not None, left_over, finish_s, virtual // stages, top + 0.05 / height)
     return fig
 
 
@@ -156,11 +156,13 @@ def _tails(
     times: IterationTimes,
     finish_s: NDArray[np.float64] | None,
     scale: float,
-) -> None:
-    """Draw what follows the last backward of each stage: left-over sync, optimizer."""
+) -> bool:
+    """Draw what follows the last backward of each stage; say whether any sync is left over."""
+    left_over = False
     for stage, of_stage in enumerate(ran):
         last = max((block.end_s for block in of_stage), default=0.0)
         synced = max(float(times.sync_end[stage]), last)
+        left_over |= synced > last
         ended = synced + (0.0 if finish_s is None else float(finish_s[stage]))
         for start, end, color in ((last, synced, GREEN), (synced, ended, PURPLE)):
             if end > start:
@@ -174,6 +176,7 @@ def _tails(
                     linewidth=0.4,
                     zorder=2,
                 )
+    return left_over
 
 
 def _outline(axes: Axes, path: CriticalPath, replica: int, scale: float) -> None:
@@ -217,7 +220,7 @@ def _unit(seconds: float) -> tuple[float, str]:
 def _legend(
     fig: Figure,
     outlined: bool,
-    times: IterationTimes,
+    left_over: bool,
     finish_s: NDArray[np.float64] | None,
     chunks: int,
     top: float,
@@ -229,7 +232,7 @@ def _legend(
         Patch(facecolor=ORANGE, edgecolor="white", hatch="////", label="backward"),
         Patch(facecolor=_BUBBLE, edgecolor=FAINT, label="waiting (bubble)"),
     ]
-    if (times.sync_end > times.backward_end.max(axis=(0, 1, 2)) * (1 + 1e-12)).any():
+    if left_over:
         handles.append(Patch(facecolor=GREEN, label="gradient sync left over"))
     if finish_s is not None and finish_s.any():
         handles.append(Patch(facecolor=PURPLE, label="optimizer"))
