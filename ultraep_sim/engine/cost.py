@@ -54,7 +54,7 @@ def cost_model(
     first = float(distribute(rack, one, one, copy)[0, 0])
     second = float(distribute(rack, two, two, copy)[0, 0])
     relayed = float(distribute(rack, one, one, copy, np.array([True]))[0, 0])
-    may_relay = price.relay and price.transport == "stream" and options.relay == "auto"
+    may_relay = price.relay and price.transport == "stream" and options.relay != "off"
     return CostModel(
         pair_s=sum(_pair(shape, rack, options, d) for d in used),
         wire_s=sum(_wire(shape, rack, options, d) for d in used),

@@ -31,8 +31,9 @@ class LayerOptions:
         Full: the backward runs the forward again first. The plan is kept, not solved again.
     tile_rows : int
         Rows of a GEMM tile.
-    relay : {"auto", "off"}
-        Whether a policy that relays may.
+    relay : {"auto", "off", "gain"}
+        Whether a policy that relays may: by the published rule, never, or wherever the modelled
+        distribution ends earlier.
     overlap : {"none", "shared_expert", "two_batch", "dualpipe"}
         Whether the shared experts run behind dispatch and combine, or the all-to-alls of one
         micro-batch behind the kernels of another (`ultraep_sim.engine.job`; only whole iterations
@@ -56,7 +57,7 @@ class LayerOptions:
     combine_dtype: str = "bf16"
     recompute: Literal["none", "full"] = "none"
     tile_rows: int = 128
-    relay: Literal["auto", "off"] = "auto"
+    relay: Literal["auto", "off", "gain"] = "auto"
     overlap: Overlap = "none"
     restore: Literal["exposed", "overlapped"] = "exposed"
     grad_reduce_sms: int | None = None
@@ -71,7 +72,7 @@ class LayerOptions:
         choices = {
             "phase": get_args(Phase),
             "recompute": ("none", "full"),
-            "relay": ("auto", "off"),
+            "relay": ("auto", "off", "gain"),
             "overlap": get_args(Overlap),
             "restore": ("exposed", "overlapped"),
             **dict.fromkeys(("weight_dtype", "dispatch_dtype", "combine_dtype"), DTYPES),

@@ -27,6 +27,7 @@ from ultraep_sim.compute.dense import gate_time, shared_expert_time
 from ultraep_sim.compute.gemm import expert_backward, expert_forward
 from ultraep_sim.fabric import streaming
 from ultraep_sim.fabric.alltoall import all_to_all
+from ultraep_sim.fabric.relay_choice import distribute_gain
 from ultraep_sim.model.dtypes import GRADIENT_BYTES, activation_bytes
 from ultraep_sim.model.profiles import Direction, RackProfile
 from ultraep_sim.model.shapes import ModelShape
@@ -200,8 +201,13 @@ class _Phases:
         far = (s.far_copies_sent, s.far_copies_received)
         if self.price.transport == "broadcast":
             return streaming.broadcast(self.rack, s.copies_sent, s.copies_received, copy, far)
-        if not (self.price.relay and self.options.relay == "auto"):
+        if not self.price.relay or self.options.relay == "off":
             return streaming.distribute(self.rack, s.copies_sent, s.copies_received, copy, far=far)
+        if self.options.relay == "gain":
+            tree = (s.far_relay_sent, s.far_relay_received)
+            return distribute_gain(
+                self.rack, s.copies_sent, s.copies_received, s.relay_sent, copy, far, tree
+            )[0]
         relayed = s.relayed[:, None]
         sent = np.where(relayed, s.relay_sent, s.copies_sent)
         far = (

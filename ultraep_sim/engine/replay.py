@@ -60,6 +60,8 @@ class PolicyReplay:
     top_k : int, optional
         Experts of a token, where the all-to-all sends a token once to every rank it visits;
         None where it sends every pair.
+    any_tree : bool
+        As in `StatsBuilder`.
     """
 
     def __init__(
@@ -69,11 +71,13 @@ class PolicyReplay:
         tile_rows: int,
         capacity: int = CHUNK,
         top_k: int | None = None,
+        *,
+        any_tree: bool = False,
     ) -> None:
         self.label = label
         self.policy = policy
         self._top_k = top_k
-        self.builder = StatsBuilder(capacity, policy.layout.num_ranks, tile_rows)
+        self.builder = StatsBuilder(capacity, policy.layout.num_ranks, tile_rows, any_tree=any_tree)
         self.warm = np.zeros(capacity, np.bool_)
         self._states: dict[int, PolicyState] = {}
         self._below: tuple[tuple[int, int, int], NDArray[np.int64]] | None = None

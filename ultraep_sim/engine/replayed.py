@@ -138,7 +138,8 @@ def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> lis
         if takes_cost(policy):
             cost = cost_model(scenario.model, scenario.rack, policy.price(), options)
             policy = get_policy(name, layout, **{"cost": cost, **given})
-        found.append(PolicyReplay(label, policy, options.tile_rows, top_k=top_k))
+        trees = options.relay == "gain"
+        found.append(PolicyReplay(label, policy, options.tile_rows, top_k=top_k, any_tree=trees))
     return found
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..model.profiles import RackProfile
 from ..planning.plan import Plan
-from ..planning.relay import MIN_FANOUT, _relay_one
+from ..planning.relay import MIN_FANOUT, fill_candidate
 from .streaming import Far, distribute
 from .tile_stream import StreamModel, StreamResult, stream
 from .tiles import CHUNK_TILES, TILE_BYTES, TileList, plan_tiles, tile_list
@@ -53,24 +52,6 @@ def candidate_tree(
     sent = np.zeros(num_ranks, np.int64)
     fill_candidate(offsets, rank, parent, sent, min_fanout)
     return parent, sent
-
-
-@njit(cache=True)
-def fill_candidate(offsets, rank, parent, sent, min_fanout=MIN_FANOUT):  # type: ignore[no-untyped-def]
-    """Fill the parents and sends of `candidate_tree`; ``sent`` is overwritten."""
-    sent[:] = 0
-    experts = offsets.shape[0] - 1
-    widest = 0
-    for e in range(experts):
-        home, fanout = rank[offsets[e]], offsets[e + 1] - offsets[e] - 1
-        sent[home] += fanout
-        widest = max(widest, fanout)
-        for i in range(offsets[e], offsets[e + 1]):
-            parent[i] = home
-    for fanout in range(widest, min_fanout - 1, -1):  # the order of the rule
-        for e in range(experts):
-            if offsets[e + 1] - offsets[e] - 1 == fanout:
-                _relay_one(offsets[e] + 1, offsets[e + 1], rank, parent, sent)
 
 
 def choose_tiles(
@@ -139,7 +120,8 @@ def distribute_gain(
         Copies each rank sends directly, and receives.
     relay_sent : integer ndarray [N, R]
         Copies each rank sends under a tree; a record in which it equals ``sent`` has no tree.
-        ``LoadStats.relay_sent`` holds the rule's trees only, `fill_candidate` all of them.
+        ``LoadStats.relay_sent`` holds the rule's trees only, `planning.relay.fill_candidate`
+        all of them.
     copy_bytes : float
     far, far_relay : pair of integer ndarray [N, R], optional
         Those that cross domains, directly and under the tree.

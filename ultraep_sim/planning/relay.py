@@ -75,6 +75,28 @@ def fill_relay(offsets, rank, domain_size, parent, direct, sent):  # type: ignor
 
 
 @njit(cache=True)
+def fill_candidate(offsets, rank, parent, sent, min_fanout=MIN_FANOUT):  # type: ignore[no-untyped-def]
+    """Relay every expert from ``min_fanout`` replicas on, whatever it gains; say if there is any.
+
+    Fills the parents and the copies each rank sends.
+    """
+    sent[:] = 0
+    experts = offsets.shape[0] - 1
+    widest = 0
+    for e in range(experts):
+        home, fanout = rank[offsets[e]], offsets[e + 1] - offsets[e] - 1
+        sent[home] += fanout
+        widest = max(widest, fanout)
+        for i in range(offsets[e], offsets[e + 1]):
+            parent[i] = home
+    for fanout in range(widest, min_fanout - 1, -1):  # the order of the rule
+        for e in range(experts):
+            if offsets[e + 1] - offsets[e] - 1 == fanout:
+                _relay_one(offsets[e] + 1, offsets[e + 1], rank, parent, sent)
+    return widest >= min_fanout
+
+
+@njit(cache=True)
 def _relay_one(begin, end, rank, parent, sent):  # type: ignore[no-untyped-def]
     """Choose the relays of one expert's replicas and deal the others out among them."""
     fanout = end - begin

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .layout import EPLayout
 from .plan import Plan
-from .relay import fill_relay
+from .relay import fill_candidate, fill_relay
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LoadStats:
     far_relay_sent, far_relay_received : [N, R]
         The same of ``relay_sent`` and of what a rank receives under the relay tree.
     relayed : bool [N]
-        Whether the relay rule found a gain.
+        Whether the relay rule found a gain (with ``any_tree``: whether there is a tree).
     crosses : bool [N]
         Whether the group has several domains and the plan may place across them.
     moved_copies : [N, R]
@@ -104,10 +104,16 @@ class StatsBuilder:
     num_ranks : int
     tile_rows : int
         Rows of a GEMM tile.
+    any_tree : bool
+        Count what ranks send under a relay tree of every expert with replicas enough, for a time
+        model to choose by, and not only where the published rule finds a gain.
     """
 
-    def __init__(self, capacity: int, num_ranks: int, tile_rows: int) -> None:
+    def __init__(
+        self, capacity: int, num_ranks: int, tile_rows: int, *, any_tree: bool = False
+    ) -> None:
         self._tile_rows = tile_rows
+        self._any_tree = any_tree
         per_rank = {
             f.name: np.zeros((capacity, num_ranks), np.int64)
             for f in fields(LoadStats)
@@ -169,9 +175,10 @@ class StatsBuilder:
                 out.near_sent[n], out.near_received[n], out.far_sent[n], out.far_received[n],
             )  # fmt: skip
         parent = np.empty(rank.shape[0], np.int32)
-        out.relayed[n] = fill_relay(
-            offsets, rank, layout.domain, parent, out.copies_sent[n], out.relay_sent[n]
-        )
+        sent = out.relay_sent[n]
+        out.relayed[n] = fill_relay(offsets, rank, layout.domain, parent, out.copies_sent[n], sent)
+        if self._any_tree:
+            out.relayed[n] = fill_candidate(offsets, rank, parent, sent)
         out.copies_received[n] = plan.receives_per_rank
         self._add_far_copies(plan, parent)
         out.moved_copies[n] = 0 if moved is None else moved

@@ -212,8 +212,9 @@ class EngineSpec(Strict):
     deduplicate : bool
         Whether the all-to-all sends a token once to every rank it visits (estimated from counts,
         see `ultraep_sim.fabric.dedup`) and not once for every expert there.
-    relay : {"auto", "off"}
-        Two-stage weight relay where the policy allows it.
+    relay : {"auto", "off", "gain"}
+        Two-stage weight relay where the policy allows it: by the published rule, never, or
+        wherever the modelled distribution ends earlier.
     overlap : {"none", "shared_expert", "two_batch", "dualpipe"}
         Whether shared experts run behind dispatch and combine, or (in whole iterations) the
         all-to-alls of one micro-batch behind the kernels of another: two forwards or two
@@ -232,7 +233,7 @@ class EngineSpec(Strict):
     combine_dtype: Dtype = "bf16"
     tile_rows: int = Field(default=128, ge=1, le=4096)
     deduplicate: bool = False
-    relay: Literal["auto", "off"] = "auto"
+    relay: Literal["auto", "off", "gain"] = "auto"
     overlap: Overlap = "none"
     restore: Literal["exposed", "overlapped"] = "exposed"
     warmup: Literal["exclude", "include"] = "exclude"
