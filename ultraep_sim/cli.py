@@ -15,6 +15,8 @@ from ultraep_sim.commands import (
     plan,
     policies,
     run,
+    sweep,
+    timeline,
     topology,
     trace,
     validate,
@@ -36,6 +38,8 @@ app.command(epilog=run.EPILOG)(run.run)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.add_typer(trace.app, name="trace")
 app.command(epilog=policies.EPILOG)(policies.policies)
+app.command(epilog=sweep.EPILOG)(sweep.sweep)
+app.command(epilog=timeline.EPILOG)(timeline.timeline)
 app.command(epilog=topology.EPILOG)(topology.topology)
 app.command(epilog=validate.EPILOG)(validate.validate)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)

@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import ScenarioError
+from .geometry import geometry
 from .layer import LayerOptions
 from .memory import MemoryUse, memory_use
 from .replay import PolicyReplay
 from .replayed import Progress, replay_scenario
+from .stage_memory import StageLayers, stages_of
 from .summary import iteration_table, record_table, result_notes, result_rows
 from .training import Iteration, TrainingJobs, engine_of
 
@@ -229,7 +231,16 @@ def _memory(
         groups=groups,
         pipeline_stages=scenario.ep.pipeline_stages,
         data_parallel=scenario.ep.data_parallel,
+        stage_layers=_stage_layers(scenario),
     )
+
+
+def _stage_layers(scenario: Scenario) -> tuple[StageLayers, ...] | None:
+    """Return what each stage holds, where a training section says it."""
+    if scenario.training is None:
+        return None
+    place = geometry(scenario)
+    return stages_of(place.moe, place.dense, place.stages)
 
 
 def _check_memory(memory: dict[str, MemoryUse]) -> None:

@@ -128,8 +128,16 @@ def _micro_batches_fit(scenario: Scenario, spec: TrainingSpec) -> None:
 
 
 def _engine_fits(scenario: Scenario) -> None:
-    slow = scenario.stragglers
-    if slow is None or scenario.engine.mode == "event":
+    slow, ep = scenario.stragglers, scenario.ep
+    if slow is None:
+        return
+    try:
+        slow.check(ep.data_parallel, ep.pipeline_stages, ep.ranks, scenario.domain_size)
+    except InputError as error:
+        raise _refused(
+            error.problem, f"stragglers.{error.place}", error.value, error.remedy or ""
+        ) from error
+    if scenario.engine.mode == "event":
         return
     midway = {"dead_planes.at_s": slow.dead_planes is not None and bool(slow.dead_planes.at_s)}
     midway["thermal"] = slow.thermal is not None
