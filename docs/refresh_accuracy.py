@@ -12,9 +12,11 @@ from typing import Any
 
 from ultraep_sim.validate import breakdown, training, transfers
 from ultraep_sim.validate.dynamics import store
-from ultraep_sim.validate.show import ACCURACY, BREAKDOWN, TRAINING, markdown
+from ultraep_sim.validate.first_principles import ideal_rows
+from ultraep_sim.validate.show import ACCURACY, BREAKDOWN, IDEAL, TRAINING, markdown
 from ultraep_sim.validate.training import Prepared
 from ultraep_sim.validate.uneven import PARTS, implied, published
+from ultraep_sim.validate.waiting import WAITING, waiting_rows
 
 PAGE = Path(__file__).with_name("accuracy.md")
 
@@ -61,6 +63,16 @@ def training_block(prepared: Sequence[Prepared]) -> str:
     )
 
 
+def waiting_block(prepared: Sequence[Prepared]) -> str:
+    """Tell how long replicas wait for the slowest one."""
+    return markdown(waiting_rows(prepared), WAITING)
+
+
+def ideal_block() -> str:
+    """Tell the ideal throughput from first principles."""
+    return markdown(ideal_rows(), IDEAL)
+
+
 def transfers_block() -> str:
     """Tell the weight distribution."""
     return transfers.markdown(transfers.run())
@@ -83,6 +95,8 @@ def main() -> None:
     blocks: dict[str, Any] = {
         "layer": layer_block(prepared),
         "training": training_block(prepared),
+        "waiting": waiting_block(prepared),
+        "ideal": ideal_block(),
         "transfers": transfers_block(),
     }
     text = PAGE.read_text(encoding="utf-8")

@@ -50,6 +50,7 @@ TRAINING = {
         {"model": "m", "policy": "none", "published": 3.0, "uneven": 3.3, "uneven_error": 0.1}
     ],
     "accuracy": [{"sequence": 8192, "recompute": "none", "fits": True, "column": "uneven"}],
+    "ideal": [{"model": "m", "recompute": "full", "problem": "needs more memory"}],
 }
 
 

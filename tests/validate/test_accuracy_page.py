@@ -58,5 +58,11 @@ def test_what_the_page_says_of_the_training_table_holds(prepared):
 
 
 @pytest.mark.slow
+def test_the_waiting_and_the_ideal_tables_are_computed(refresh, page, prepared):
+    assert refresh.waiting_block(prepared) in page, "run: python docs/refresh_accuracy.py"
+    assert refresh.ideal_block() in page, "run: python docs/refresh_accuracy.py"
+
+
+@pytest.mark.slow
 def test_the_transfer_table_is_computed(refresh, page):
     assert refresh.transfers_block() in page, "run: python docs/refresh_accuracy.py"

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from ultraep_sim.errors import TraceError
-from ultraep_sim.validate import anchor_files, breakdown, dynamics, training, training_cases, uneven
+from ultraep_sim.validate import (
+    anchor_files,
+    breakdown,
+    dynamics,
+    training,
+    training_cases,
+    uneven,
+    waiting,
+)
 from ultraep_sim.validate.training_cases import Published, cases
 
 COLUMNS = ("model", "policy", "tflops_per_gpu", "mean_rank_imbalance")
@@ -164,6 +172,29 @@ def test_dynamics_that_cannot_be_reached_end_the_search(monkeypatch):
     monkeypatch.setattr(dynamics, "loads_of", refuse)
     found = dynamics.fit(case)
     assert found.noise < 0.01
+
+
+def test_the_recipe_recomputes_qwen3_alone(prepared):
+    none, recipe, full = (
+        training.table(prepared, recompute=name) for name in ("none", "recipe", "full")
+    )
+    for before, mixed, after in zip(none, recipe, full, strict=True):
+        same = after if before["model"] == "qwen3-235b" else before
+        assert mixed["uneven"] == same["uneven"]
+        assert before["ideal_share"] < after["ideal_share"]
+
+
+def test_waiting_is_nothing_without_noise_and_more_when_layers_move_together(prepared, monkeypatch):
+    monkeypatch.setattr(waiting, "LAYERS", 2)
+    monkeypatch.setattr(waiting, "MICRO_BATCHES", 2)
+    rows = waiting.waiting_rows(prepared)
+    assert {row["model"] for row in rows} == {"glm-4.5-air-106b", "qwen3-235b"}
+    for row in rows:
+        assert 0 <= row["independent"] <= row["together"]
+        if row["policy"] == "ultraep":
+            assert row["together"] < 0.01
+        if row["policy"] == "none":
+            assert row["together"] > 4 * row["independent"] > 0
 
 
 def test_the_breakdown_leaves_blank_what_is_not_published(prepared):

@@ -41,7 +41,7 @@ def show(suite: str, as_json: bool) -> None:
 def _training(found: dict[str, list[dict[str, Any]]]) -> list[RenderableType]:
     from rich.text import Text
 
-    from ultraep_sim.validate.show import ACCURACY, TRAINING, table
+    from ultraep_sim.validate.show import ACCURACY, IDEAL, TRAINING, table
 
     return [
         Text("Published training throughput", "bold"),
@@ -49,6 +49,8 @@ def _training(found: dict[str, list[dict[str, Any]]]) -> list[RenderableType]:
         Text(_TRAINING),
         Text("\nErrors over all rows but ideal, by what is not published", "bold"),
         table(found["accuracy"], ACCURACY),
+        Text("\nIdeal throughput with nothing given", "bold"),
+        table(found["ideal"], IDEAL),
     ]
 
 

@@ -51,6 +51,16 @@ TRAINING = (
     Column("left_out_error", "left out", ERROR),
 )
 
+IDEAL = (
+    Column("model", "model"),
+    Column("recompute", "recompute"),
+    Column("micro_batches", "micro-batches", "{:d}"),
+    Column("published", "TFLOPS published", "{:.0f}"),
+    Column("simulated", "simulated", "{:.0f}"),
+    Column("error", "error", ERROR),
+    Column("problem", "does not run"),
+)
+
 ACCURACY = (
     Column("sequence", "sequence"),
     Column("recompute", "recompute"),

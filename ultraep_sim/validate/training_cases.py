@@ -37,6 +37,8 @@ class Case:
     shape : ModelShape
     ranks, replicas, stages, slots : int
         Expert-parallel ranks, data-parallel copies, pipeline stages, redundant slots a rank.
+    recomputes : bool
+        Whether the model's public recipe recomputes everything; the paper does not say.
     published : dict of str to Published
         By policy, in the order of the file.
     """
@@ -46,6 +48,7 @@ class Case:
     replicas: int
     stages: int
     slots: int
+    recomputes: bool
     published: dict[str, Published]
 
     @property
@@ -96,6 +99,7 @@ def cases() -> list[Case]:
                 degrees.get("DP", 1),
                 degrees.get("PP", 1),
                 int(slots),
+                "full recompute" in row.get("notes", ""),
                 published,
             )
         )
