@@ -55,8 +55,10 @@ format: $(DEV)  ## let ruff mend what it can
 bench: $(DEV)  ## time the planner and the replay
 	$(BIN)/python -m pytest -n 0 tests/benchmarks $(ARGS)
 
-readme: $(CORE)  ## recompute the table and the picture of the README
+readme: $(CORE)  ## recompute the table and the picture of the README, and the pages of docs/
 	$(BIN)/python docs/refresh_readme.py
+	$(BIN)/python docs/refresh_accuracy.py
+	$(BIN)/python docs/refresh_what_if.py
 
 trace-check: $(DEV)  ## retrain the first steps and compare with the shipped traces
 	$(BIN)/python traces/make_traces.py check

@@ -37,6 +37,8 @@ DEFAULT = Path("scenarios") / "quickstart.yaml"
 KEYS = {
     "imbalance": "workload.synthetic.imbalance",
     "drift": "workload.synthetic.drift",
+    "noise": "workload.synthetic.noise",
+    "source_noise": "workload.synthetic.source_noise",
     "num_layers": "workload.synthetic.layers",
     "steps": "workload.synthetic.steps",
     "tokens_per_rank": "workload.tokens_per_rank",

@@ -116,6 +116,7 @@ def _synthetic(scenario: Scenario) -> Trace:
         phase=scenario.workload.phase or "training",
         drift=spec.drift,
         noise=spec.noise,
+        source_noise=spec.source_noise,
         micro_batches=global_batch(scenario) or 1,
         seed=scenario.seed,
     )

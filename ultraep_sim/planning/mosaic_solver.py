@@ -207,12 +207,15 @@ class MosaicSolver:
 def _check_speeds(speeds: ArrayLike | None, ranks: int) -> NDArray[np.int64]:
     if speeds is None:
         return np.full(ranks, SPEED_ONE, np.int64)
-    array = np.asarray(speeds, np.float64)
+    try:
+        array = np.asarray(speeds, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
     if array.shape != (ranks,) or not np.isfinite(array).all() or (array <= 0).any():
         raise PolicyError(
             "speeds must be positive, one a rank",
             place="speeds",
-            value=array.tolist() if array.size < 9 else array.shape,
+            value=speeds if array.size < 9 else array.shape,
             remedy=f"give {ranks} numbers, 1.0 for a normal rank",
         )
     low, high = float(array.min()), float(array.max())

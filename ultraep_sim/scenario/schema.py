@@ -90,6 +90,8 @@ class SyntheticSpec(Strict):
         step to step; 0 for a fixed profile.
     noise : float
         The same, drawn anew for every micro-batch: what one batch of text differs from the next.
+    source_noise : float
+        The same, drawn anew for every source rank as well: ranks read different text.
     """
 
     imbalance: float = Field(ge=1.0, le=1000.0)
@@ -97,6 +99,7 @@ class SyntheticSpec(Strict):
     steps: int = Field(default=20, ge=1, le=100_000)
     drift: float = Field(default=0.0, ge=0.0, le=3.0)
     noise: float = Field(default=0.0, ge=0.0, le=3.0)
+    source_noise: float = Field(default=0.0, ge=0.0, le=3.0)
 
 
 class WorkloadSpec(Strict):
