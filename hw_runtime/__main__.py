@@ -15,6 +15,14 @@ from ultraep_sim.errors import InputError, UltraEPSimError
 
 # verb -> (module, one line of help that needs no import)
 VERBS = {
+    "check": (
+        "hw_runtime.check.command",
+        "prove plans, transfers, reroute and gradient reduction on a fabric",
+    ),
+    "compile": (
+        "hw_runtime.compile_command",
+        "compile all kernels for all architectures",
+    ),
     "record": (
         "hw_runtime.record.command",
         "record the routing of a mixture-of-experts model as a trace",
@@ -44,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; no trace was written", file=sys.stderr)
+        print("interrupted; nothing was written", file=sys.stderr)
         return 130
 
 
