@@ -34,7 +34,7 @@ CACHE_VARIABLE = "HW_RUNTIME_CACHE"
 _OPTIONS = ("-std=c++17", "-lineinfo", "--ptxas-options=-v")  # what ProgramOptions below says
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+(["<])([^">]+)[">].*$', re.MULTILINE)
 _ENTRY = re.compile(
-    r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\('
+    r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)'
 )
 _FORMAT = 1
 
@@ -96,9 +96,22 @@ def families(kernels: Path = KERNELS) -> list[str]:
     return sorted(path.stem for path in kernels.glob("*.cu"))
 
 
-def entries(source: str) -> list[str]:
-    """Names of the kernels a source defines (``extern "C" __global__ void``), in order."""
-    return _ENTRY.findall(source)
+def signatures(source: str) -> dict[str, list[str]]:
+    """Find the kernels a source defines (``extern "C" __global__ void``).
+
+    Parameters
+    ----------
+    source : str
+
+    Returns
+    -------
+    dict of str to list of str
+        By name, each argument as it is declared (``const int* loads``).
+    """
+    return {
+        name: [" ".join(one.split()) for one in arguments.split(",")]
+        for name, arguments in _ENTRY.findall(source)
+    }
 
 
 def inline(

@@ -16,15 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hw_runtime.compile import inline
+from hw_runtime.compile import inline, signatures
 
 SHIM = Path(__file__).parent / "shim"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(
     COMPILER is None, reason="no C++ compiler: kernels cannot be run on the host"
-)
-_KERNEL = re.compile(
-    r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)'
 )
 
 
@@ -38,11 +35,9 @@ class HostKernels:
     def __init__(self, family: str) -> None:
         assert COMPILER is not None
         source = inline(family, replace={"ptx.cuh": (SHIM / "ptx.h").read_text()})
-        self._types: dict[str, list[str]] = {}
+        self._types = signatures(source)
         glue = [source]
-        for name, arguments in _KERNEL.findall(source):
-            declared = [" ".join(one.split()) for one in arguments.split(",")]
-            self._types[name] = declared
+        for name, declared in self._types.items():
             names = ", ".join(re.findall(r"\w+$", one)[0] for one in declared)
             glue.append(
                 f'extern "C" int host_{name}(u32 blocks, u32 threads, u32 shared, u32 order, '
@@ -59,17 +54,8 @@ class HostKernels:
         values: list[Any] = [ctypes.c_uint32(x) for x in (blocks, threads, shared, order)]
         for kind, value in zip(declared, arguments, strict=True):
             if "*" in kind:
-                if value is None:
-                    values.append(ctypes.c_void_p(0))
-                    continue
-                assert isinstance(value, np.ndarray), kind
-                assert value.flags.c_contiguous, kind
-                width = {"i64": 8, "u64": 8, "long": 8, "int": 4, "u32": 4, "float": 4}
-                width |= {"u16": 2, "short": 2, "u8": 1}
-                word = kind.replace("const ", "").replace("*", " ").split()[0]
-                assert value.itemsize == width[word], f"{kind}: {value.dtype}"
-                values.append(ctypes.c_void_p(value.ctypes.data))
-            elif kind.startswith(("i64", "u64", "long long")):
+                values.append(ctypes.c_void_p(_address(kind, value)))
+            elif kind.startswith(("i64", "u64")):
                 values.append(ctypes.c_int64(value))
             else:
                 values.append(ctypes.c_int32(ctypes.c_uint32(value & 0xFFFFFFFF).value))
@@ -77,6 +63,21 @@ class HostKernels:
         assert result == 0, f"{name}: " + (
             "threads wait for each other for ever" if result == 1 else "too much shared memory"
         )
+
+
+def _address(kind: str, value: Any) -> int:
+    """Address of an array or tensor; its words must be as wide as the kernel's."""
+    if value is None:
+        return 0
+    word = kind.replace("const ", "").split("*")[0].strip()
+    width = {"i64": 8, "u64": 8, "int": 4, "u32": 4, "u16": 2, "short": 2, "u8": 1}[word]
+    if isinstance(value, np.ndarray):
+        assert value.flags.c_contiguous, kind
+        assert value.itemsize == width, f"{kind}: {value.dtype}"
+        return value.ctypes.data
+    assert value.is_contiguous(), kind
+    assert value.element_size() == width, f"{kind}: {value.dtype}"
+    return int(value.data_ptr())
 
 
 @lru_cache
@@ -103,3 +104,13 @@ def _build(family: str, source: str) -> Path:
         file.unlink()
         made.replace(library)
     return library
+
+
+class HostOrder:
+    """`Kernels` for a front end: a family on the host, its threads in the order of a seed."""
+
+    def __init__(self, family: str, order: int = 0) -> None:
+        self._kernels, self._order = host_kernels(family), order
+
+    def launch(self, name: str, blocks: int, threads: int, shared: int, *arguments: Any) -> None:
+        self._kernels.launch(name, blocks, threads, shared, *arguments, order=self._order)

@@ -7,7 +7,7 @@ import pytest
 
 from hw_runtime import compile as hw_compile
 from hw_runtime.__main__ import main
-from hw_runtime.compile import CompileError, cache_directory, compile_family, entries, inline
+from hw_runtime.compile import CompileError, cache_directory, compile_family, inline, signatures
 from hw_runtime.errors import MissingHardwareError
 from ultraep_sim.errors import InputError
 
@@ -102,7 +102,7 @@ def test_includes_are_pasted_once_with_their_lines(kernels):
     assert text.count("int one()") == 1
     assert '#line 1 "one.cuh"' in text
     assert '#line 2 "good.cu"' in text
-    assert entries(text) == ["add"]
+    assert signatures(text) == {"add": ["int* a"]}
     swapped = inline("good", kernels=kernels, replace={"one.cuh": "int one();"})
     assert "return 1" not in swapped
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: kernels are not compiled")
 
 from hw_runtime.__main__ import main
-from hw_runtime.compile import ARCHITECTURES, compile_family, entries, families, inline
+from hw_runtime.compile import ARCHITECTURES, compile_family, families, inline, signatures
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -15,7 +15,7 @@ from hw_runtime.compile import ARCHITECTURES, compile_family, entries, families,
 def test_every_kernel_compiles(family, arch):
     cubin = compile_family(family, arch)
     assert cubin.code[:4] == b"\x7fELF"
-    kernels = entries(inline(family))
+    kernels = signatures(inline(family))
     assert kernels
     assert {one.kernel for one in cubin.resources} == set(kernels)
     for one in cubin.resources:
