@@ -14,13 +14,13 @@
 #include "tiles.cuh"
 
 constexpr int kStages = 6;
-constexpr int kStoring = 3;  // stages whose stores may be under way; the others load
-constexpr u64 kTimeout = 1, kLost = 2;
+constexpr int kStoring = 3;  // of them, at most so many are being stored; the others load
+constexpr u64 kTimeout = 1;
 
 struct StreamState {
   u64 epoch;     // distributions that this rank has finished
   u64 barriers;  // barriers it has come to
-  u64 error;     // kTimeout..., sticky; the host reads it
+  u64 error;     // kTimeout, sticky; the host reads it
   u64 where;     // what was waited for: slot x chunks + chunk, or a rank
   u32 next;      // the next entry to pull
   u32 finished;  // blocks that are through
@@ -225,15 +225,15 @@ extern "C" __global__ void __launch_bounds__(32) stream_tiles(const StreamArgs* 
     if (a.tasks.task_wait[tile.task] >= 0 &&
         !reached(a, flag_of(a, tile), worker.epoch, 0, false)) {
       worker.drain();  // nobody may wait for what a waiting block holds
-      reached(a, flag_of(a, tile), worker.epoch, static_cast<u64>(flag_of(a, tile) - a.ready[0]),
-              true);
+      const u64 where = static_cast<u64>(a.tasks.task_slot[tile.task] * chunks(a) + tile.chunk);
+      reached(a, flag_of(a, tile), worker.epoch, where, true);
     }
     if (worker.stored - worker.published == kStoring) {
       if (hw::lane() == 0) hw::bulk_wait<kStoring - 1>();
       worker.publish_next();
     }
     worker.load(tile);
-    if (worker.loaded - worker.stored > kStages - kStoring - 1) worker.store_next();
+    if (worker.loaded - worker.stored > kStages - kStoring) worker.store_next();
   }
   worker.drain();
   await_own(a, worker.epoch);
