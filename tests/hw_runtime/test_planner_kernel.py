@@ -14,7 +14,7 @@ from ultraep_sim.errors import InputError
 from ultraep_sim.planning import EPLayout, QuotaOptions, QuotaSolver
 from ultraep_sim.planning.assemble import plan_from_replicas
 
-CASES = 400
+CASES = 150
 
 
 def assert_same(plan: DevicePlan, record: int, matrix: np.ndarray, options: QuotaOptions) -> int:
