@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from ultraep_sim.engine.in_flight import in_flight
+from ultraep_sim.engine.job import Overlap
 from ultraep_sim.engine.layer import LayerOptions
 from ultraep_sim.engine.memory import activation_peak, memory_use
 from ultraep_sim.engine.stage_memory import StageLayers, divided, slot_bytes
@@ -146,10 +148,11 @@ def test_weights_sent_ahead_need_a_second_set_of_buffers() -> None:
 
 
 def test_a_stage_holds_whole_layers() -> None:
-    """94 layers on four stages: the fullest holds 24."""
+    """94 layers on four stages: the fullest holds 24, where no logits make it the last."""
+    shape = replace(QWEN, vocabulary=0)
     for transport, sets in (("stream", 1), ("migrate", 24)):
         parts = memory_use(
-            QWEN, PAPER, LAYOUT, EVEN, TRAIN, transport=transport, pipeline_stages=4
+            shape, PAPER, LAYOUT, EVEN, TRAIN, transport=transport, pipeline_stages=4
         ).parts  # type: ignore[arg-type]
         assert parts["expert weights"] == 2 * 24 * 36 * 2**20
         assert parts["slot weights"] == 2 * sets * 36 * 2**20
@@ -178,3 +181,53 @@ def test_the_fullest_stage_counts_with_its_own_table() -> None:
     uneven = memory_use(TOY, PAPER, layout, np.array([[60]]), LayerOptions(30), stage_layers=given)
     assert uneven.parts["expert weights"] == 2 * 2 * 6 * 120
     assert uneven.parts["other weights"] == 2 * (2 * (attention + gate_and_shared) + 110)
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_logits_of_one_stage_are_a_part_of_their_own(recompute: str) -> None:
+    """fp32 logits of 8,192 tokens and their gradient, whether or not a schedule is given."""
+    options = replace(TRAIN, recompute=recompute)
+    got = memory_use(QWEN, PAPER, LAYOUT, EVEN, options)
+    assert got.parts["logits"] == 2 * 8192 * QWEN.vocabulary * 4
+    assert got.activation_peak == activation_peak(QWEN, options, EVEN)
+    given = in_flight("1f1b", "none", 1, 1, 4)
+    assert memory_use(QWEN, PAPER, LAYOUT, EVEN, options, in_flight=given) == got
+    prefill = memory_use(QWEN, PAPER, LAYOUT, EVEN, LayerOptions(8192, phase="prefill"))
+    assert "logits" not in prefill.parts
+
+
+def test_two_batch_holds_twice_as_much_as_1f1b() -> None:
+    """One rank's activations of two chains, with the buffers of both."""
+    options = LayerOptions(30)
+    pairs = np.full((4, 1), 60)
+    shape = replace(TOY, layers=9, vocabulary=0)
+
+    def peak(overlap: Overlap) -> float:
+        given = in_flight("1f1b", overlap, 4, 1, 16)
+        layout = EPLayout(1, 6, 0)
+        return memory_use(
+            shape, PAPER, layout, pairs, options, pipeline_stages=4, in_flight=given
+        ).activation_peak
+
+    assert peak("two_batch") == 2 * peak("none")
+
+
+def test_fewer_micro_batches_than_stages_hold_less() -> None:
+    shape = replace(TOY, layers=9, vocabulary=0)
+    found = [
+        memory_use(
+            shape, PAPER, EPLayout(1, 6, 0), np.full((4, 1), 60), LayerOptions(30),
+            pipeline_stages=4, in_flight=in_flight("1f1b", "none", 4, 1, micro_batches),
+        ).activation_peak
+        for micro_batches in (1, 2, 3, 4, 8)
+    ]  # fmt: skip
+    assert found == sorted(found)
+    assert found[0] < found[1] < found[2] < found[3] == found[4]
+
+
+def test_a_schedule_of_other_stages_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^in_flight: not the schedule of these stages"):
+        memory_use(
+            QWEN, PAPER, LAYOUT, EVEN, TRAIN,
+            pipeline_stages=2, in_flight=in_flight("1f1b", "none", 4, 1, 8),
+        )  # fmt: skip

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from ultraep_sim.engine.fast import run_fast
 from ultraep_sim.engine.geometry import Geometry, divide, even
+from ultraep_sim.engine.in_flight import in_flight
 from ultraep_sim.engine.memory import activation_peak, memory_use
 from ultraep_sim.engine.memory_timeline import MemoryTimeline
 from ultraep_sim.engine.options import LayerOptions
@@ -22,6 +24,7 @@ TOY = ModelShape(
 )  # fmt: skip
 PAPER = get_rack("paper-rack64")
 BUFFER, CHECKPOINT = 10 * 2 * 2, 10 * 2
+LOGITS = 30 * 11 * 4  # of 30 tokens
 BUSY = {"fwd_compute": 1.0, "bwd_compute": 2.0}
 
 
@@ -47,14 +50,65 @@ def test_even_loads_on_1f1b_peak_where_the_formula_says(recompute: str, stages: 
     pairs = np.full((1, 6, 8, 3), 20)
     memory = timeline(pairs, options, stages=stages)
     group, rank = memory.fullest()
-    want = memory_use(
-        TOY, PAPER, memory.layout, pairs.reshape(-1, 3), options, pipeline_stages=stages
-    )
+    flat = pairs.reshape(-1, 3)
+    want = memory_use(TOY, PAPER, memory.layout, flat, options, pipeline_stages=stages)
     first = memory.group(0, 0)
     found = (first.activations + first.buffers).max(axis=0)
-    assert found.tolist() == [want.activation_peak] * 3
-    assert group.stage == 0
+    logits = 2 * LOGITS if stages == 1 else 0
+    assert found.tolist() == [activation_peak(TOY, options, flat) + logits] * 3
     assert group.peak[rank] == pytest.approx(want.total)
+
+
+SCHEDULES = [
+    (schedule, overlap, stages, chunks, micro_batches)
+    for schedule, overlap, stages, chunks, micro_batches in product(
+        ["1f1b", "interleaved"], ["none", "shared_expert", "two_batch", "dualpipe"],
+        [1, 2, 4], [1, 2, 4], [1, 2, 4, 16],
+    )
+    if not (schedule == "1f1b" and chunks > 1)
+    and not (schedule == "interleaved" and (chunks == 1 or overlap == "dualpipe"))
+    and not (overlap == "two_batch" and micro_batches % 2)
+    and not (
+        schedule == "interleaved"
+        and (micro_batches // (2 if overlap == "two_batch" else 1)) % stages
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schedule", "overlap", "stages", "chunks", "micro_batches"), SCHEDULES)
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("vocabulary", [0, 500])
+def test_even_loads_peak_where_the_formula_says_on_every_schedule(
+    schedule, overlap, stages, chunks, micro_batches, recompute, vocabulary
+) -> None:  # type: ignore[no-untyped-def]
+    """The layers do not divide evenly over stages and chunks: 19, one of them dense."""
+    shape = replace(TOY, layers=19, dense_layers=1, dense_ffn=70, vocabulary=vocabulary)
+    options = LayerOptions(30, recompute=recompute)
+    pairs = np.full((1, micro_batches, 18, 2), 20)
+    memory = timeline(
+        pairs, options, shape=shape, stages=stages, chunks=chunks,
+        schedule=schedule, overlap=overlap, hop_s=0.25,
+    )  # fmt: skip
+    group, rank = memory.fullest()
+    got = memory_use(
+        shape, PAPER, memory.layout, pairs.reshape(-1, 2), options,
+        pipeline_stages=stages, stage_layers=memory.stages,
+        in_flight=in_flight(schedule, overlap, stages, chunks, micro_batches),
+    )  # fmt: skip
+    assert got.total == pytest.approx(group.peak[rank], rel=1e-9)
+    assert got.activation_peak_ratio == 1
+
+
+def test_logits_live_on_the_last_stage_with_their_gradient() -> None:
+    """One forward, one backward: fp32 logits of the tokens in both, their gradient in one."""
+    shape = replace(TOY, vocabulary=0)
+    pairs = np.full((1, 4, 8, 1), 20)
+    for stage, more in ((0, [0]), (1, [LOGITS, 2 * LOGITS])):
+        with_head = timeline(pairs, LayerOptions(30)).group(0, stage)
+        without = timeline(pairs, LayerOptions(30), shape=shape).group(0, stage)
+        runs = without.buffers[:, 0] > 0
+        found = (with_head.buffers - without.buffers)[runs, 0]
+        assert sorted(set(found.tolist())) == more
 
 
 def test_a_stage_keeps_as_many_micro_batches_as_stages_follow_it() -> None:
@@ -78,9 +132,15 @@ def test_two_micro_batches_by_hand() -> None:
     kept = 8 * (30 * bytes_per_token(TOY) + 20 * bytes_per_pair(TOY, options))
     more = kept + 30 * bytes_per_pair(TOY, options)
     assert memory.activations[:, 0].tolist() == [kept, kept, more, more]
-    assert memory.buffers[:, 0].tolist() == [20 * BUFFER, 20 * BUFFER, 50 * BUFFER, 50 * BUFFER]
-    assert memory.peak_at_s.tolist() == [24]
-    assert memory.to_dict(0)["peak"] == memory.peak[0] == memory.fixed[0] + more + 50 * BUFFER
+    assert memory.buffers[:, 0].tolist() == [
+        pairs * BUFFER + copies * LOGITS for pairs, copies in ((20, 1), (20, 2), (50, 1), (50, 2))
+    ]
+    assert memory.peak_at_s.tolist() == [32]  # with the gradient of the logits
+    assert (
+        memory.to_dict(0)["peak"]
+        == memory.peak[0]
+        == memory.fixed[0] + more + 50 * BUFFER + 2 * LOGITS
+    )
 
 
 def test_full_recompute_keeps_inputs_and_one_layer_while_a_unit_runs() -> None:
@@ -90,7 +150,9 @@ def test_full_recompute_keeps_inputs_and_one_layer_while_a_unit_runs() -> None:
     assert memory.activations[0, 0] == memory.buffers[0, 0] == 0  # waits for its first input
     assert memory.activations.max() == 4 * 30 * CHECKPOINT
     one_layer = 30 * bytes_per_token(TOY) + 20 * (bytes_per_pair(TOY, options) + BUFFER)
-    assert set(memory.buffers[:, 0].tolist()) == {0, one_layer}
+    assert set(memory.buffers[:, 0].tolist()) == {
+        0, one_layer + LOGITS, one_layer + 2 * LOGITS
+    }  # fmt: skip
 
 
 def test_the_hot_rank_of_the_right_replica_is_the_fullest() -> None:
@@ -123,11 +185,13 @@ def test_ranks_with_more_main_experts_hold_more() -> None:
     assert np.unique(memory.parts["slot weights"]).tolist() == [3 * 10 * 4 * 2]
 
 
-def test_dualpipe_keeps_one_more_and_runs_two_at_once() -> None:
+def test_dualpipe_keeps_what_its_order_says_and_runs_two_at_once() -> None:
     options = LayerOptions(30)
     plain = timeline(np.full((1, 6, 8, 1), 20), options).group(0, 0)
     dual = timeline(np.full((1, 6, 8, 1), 20), options, overlap="dualpipe").group(0, 0)
-    assert dual.activations.max() == plain.activations.max() / 2 * 3
+    held = in_flight("1f1b", "dualpipe", 2, 1, 6)[0].most
+    assert held > 2
+    assert dual.activations.max() == plain.activations.max() / 2 * held
     assert dual.buffers.max() == 2 * plain.buffers.max()
 
 
@@ -148,7 +212,8 @@ def test_the_formula_with_the_hottest_record_everywhere_is_a_bound(
     for replica in range(2):
         for stage in range(stages):
             group = memory.group(replica, stage)
-            assert (group.activations + group.buffers).max() <= bound
+            logits = 2 * LOGITS if stage == stages - 1 else 0
+            assert (group.activations + group.buffers).max() <= bound + logits
             assert (np.diff(group.times_s) > 0).all()
             assert group.times_s[-1] == memory.times.iteration_s
             assert (group.activations >= 0).all()

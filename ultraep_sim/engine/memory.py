@@ -3,14 +3,20 @@
 Parameters live where expert parallelism puts them: a rank holds its main experts and a full copy
 of everything else in its stage (`ultraep_sim.engine.stage_memory`). The activation peak is that of
 the hottest rank over the replayed records, because a rank that runs out of memory once has run
-out. The stage with most parameters is counted, with the activations of the first stage, which
-keeps most micro-batches: an estimate that `ultraep_sim.engine.memory_timeline` makes exact.
+out.
+
+Given what the schedule holds in flight (`ultraep_sim.engine.in_flight`), every stage is counted at
+its fullest moment. For even loads that is the peak `ultraep_sim.engine.memory_timeline` finds; for
+uneven ones it is an estimate: every micro-batch in flight is taken to be as hot as the hottest, and
+its layers as hot as their mean. Without a schedule plain 1F1B with no fewer micro-batches than
+stages is assumed: the larger of the stage with most parameters with the activations of the first
+stage, and the last stage with one micro-batch and its logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,16 +26,17 @@ from ultraep_sim.errors import InputError, ProfileError
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.shapes import ModelShape
 
+from .in_flight import Moments
 from .options import LayerOptions
 from .stage_memory import (
     StageLayers,
-    buffer_bytes_per_pair,
     bytes_per_pair,
     bytes_per_token,
-    checkpoint_bytes_per_token,
-    dense_bytes_per_token,
     divided,
+    kept_bytes,
+    logit_bytes,
     parameter_parts,
+    running_bytes,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +57,7 @@ class MemoryUse:
     activation_peak : float
         Saved activations and dispatch buffers of the hottest rank.
     activation_peak_ratio : float
-        The same over what it would be if every record were perfectly balanced.
+        The same over what it would be at that moment if every record were perfectly balanced.
     """
 
     parts: dict[str, float]
@@ -123,42 +130,42 @@ def activation_peak(
     Returns
     -------
     float
-        Bytes. One-forward-one-backward pipelines keep as many micro-batches in flight as they
-        have stages, so the number of stages cancels.
+        Bytes, logits left out. In training that of the first stage of plain 1F1B with no fewer
+        micro-batches than stages: it holds as many as there are stages, so their number cancels.
+        No other schedule has this peak (`memory_use` with ``in_flight``).
     """
+    load = _load(pairs, groups)
+    running = float(running_bytes(shape, options, load.hottest))
+    if options.phase == "prefill":
+        layer = options.tokens_per_rank * bytes_per_token(shape)
+        return running + layer + load.hottest * bytes_per_pair(shape, options)
+    moe, dense = shape.moe_layers, shape.dense_layers
+    return running + float(kept_bytes(shape, options, moe, dense, load.per_layer * moe))
+
+
+@dataclass(frozen=True)
+class _Load:
+    """Pairs of the hottest rank: in its hottest layer, and on average over a micro-batch's."""
+
+    hottest: float
+    per_layer: float
+
+
+def _load(pairs: NDArray[Any], groups: NDArray[np.integer[Any]] | None) -> _Load:
+    """Sum up records [N, R]."""
     pairs = np.asarray(pairs)
     if pairs.ndim != 2 or not pairs.size:
         raise InputError(
             "not a [records, ranks] array", place="pairs", value=pairs.shape, remedy="replay first"
         )
     hottest = float(pairs.max())
-    buffers = hottest * buffer_bytes_per_pair(shape, options)
-    tokens, per_pair = options.tokens_per_rank, bytes_per_pair(shape, options)
-    per_token = bytes_per_token(shape)
-    one_layer = tokens * per_token + hottest * per_pair
-    if options.phase == "prefill":
-        return buffers + one_layer
-    if options.recompute == "full":
-        checkpoints = shape.layers * tokens * checkpoint_bytes_per_token(shape)
-        return buffers + checkpoints + one_layer
-    dense = shape.dense_layers * dense_bytes_per_token(shape)
-    kept = tokens * (shape.layers * per_token + dense)
-    return buffers + kept + per_pair * _pairs_kept(shape, pairs, groups)
-
-
-def _pairs_kept(
-    shape: ModelShape,
-    pairs: NDArray[Any],
-    groups: NDArray[np.integer[Any]] | None,
-) -> float:
-    """Pairs whose activations the hottest rank keeps until the backward of a micro-batch."""
     if groups is None:
-        return float(pairs.max()) * shape.moe_layers
+        return _Load(hottest, hottest)
     labels, index = np.unique(groups, return_inverse=True)
     sums = np.zeros((len(labels), pairs.shape[1]))
     np.add.at(sums, index, pairs)
     recorded = np.bincount(index)[:, None]
-    return float((sums / recorded).max()) * shape.moe_layers
+    return _Load(hottest, float((sums / recorded).max()))
 
 
 def memory_use(
@@ -174,6 +181,7 @@ def memory_use(
     pipeline_stages: int = 1,
     data_parallel: int = 1,
     stage_layers: Sequence[StageLayers] | None = None,
+    in_flight: Sequence[Moments] | None = None,
 ) -> MemoryUse:
     """Account for the HBM of the fullest rank under one policy.
 
@@ -196,28 +204,117 @@ def memory_use(
         sharded (that of everything else is sharded over ranks x copies).
     stage_layers : sequence of StageLayers, optional
         What each stage holds; by default layers are divided evenly.
+    in_flight : sequence of Moments, optional
+        What the schedule holds at once on each stage (`ultraep_sim.engine.in_flight.in_flight`); by
+        default plain 1F1B with no fewer micro-batches than stages. Prefill has none.
 
     Returns
     -------
     MemoryUse
-        Never refuses; call `MemoryUse.check` to.
+        Never refuses what does not fit; call `MemoryUse.check` to.
+
+    Raises
+    ------
+    InputError
+        No records, or `in_flight` is not of these stages.
     """
     stages = divided(shape, pipeline_stages) if stage_layers is None else tuple(stage_layers)
     mains = int(layout.mains_per_rank.max())
     sharded = layout.num_ranks * data_parallel
-    parts = max(
-        (
-            parameter_parts(
-                shape, options, stage, mains, layout.slots_per_rank,
-                transport=transport, prefetched=prefetched,
-                data_parallel=data_parallel, sharded_over=sharded,
-            )
-            for stage in stages
-        ),
-        key=lambda found: sum(found.values()),
-    )  # fmt: skip
-    peak = activation_peak(shape, options, pairs, groups)
-    parts = {**parts, "activations and buffers": peak}
-    balanced = np.broadcast_to(pairs.mean(axis=1, keepdims=True), pairs.shape)
-    ideal = activation_peak(shape, options, balanced, groups)
-    return MemoryUse(parts, rack.gpu.hbm_GB.si, peak, peak / ideal)
+    parts = [
+        parameter_parts(
+            shape, options, stage, mains, layout.slots_per_rank,
+            transport=transport, prefetched=prefetched,
+            data_parallel=data_parallel, sharded_over=sharded,
+        )
+        for stage in stages
+    ]  # fmt: skip
+    even = np.broadcast_to(pairs.mean(axis=1, keepdims=True), pairs.shape)
+    load, ideal = _load(pairs, groups), _load(even, groups)
+    if options.phase == "training" and in_flight is not None:
+        _check_stages(stages, in_flight)
+        found = [
+            _fullest_moment(shape, options, stage, moments, load, ideal)
+            for stage, moments in zip(stages, in_flight, strict=True)
+        ]
+        states = list(zip(parts, found, strict=True))
+    else:
+        peaks = [activation_peak(shape, options, those, groups) for those in (pairs, even)]
+        states = [(max(parts, key=_size), _Moment(peaks[0], peaks[1], 0.0))]
+        if options.phase == "training":
+            one = _one_micro_batch(shape, options, stages[-1], load, ideal)
+            # The model on one stage: its first is its last.
+            states = [*(states if len(stages) > 1 else []), (parts[-1], one)]
+    fixed, moment = max(states, key=lambda state: _size(state[0]) + state[1].total)
+    fixed["activations and buffers"] = moment.activations
+    if options.phase == "training":
+        fixed["logits"] = moment.logits
+    ratio = moment.activations / moment.ideal if moment.ideal else 1.0
+    return MemoryUse(fixed, rack.gpu.hbm_GB.si, moment.activations, ratio)
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """Bytes at a stage's fullest moment: activations and buffers, for even loads, and logits."""
+
+    activations: float
+    ideal: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        return self.activations + self.logits
+
+
+def _fullest_moment(
+    shape: ModelShape,
+    options: LayerOptions,
+    stage: StageLayers,
+    moments: Moments,
+    load: _Load,
+    ideal: _Load,
+) -> _Moment:
+    """Weigh the moments of a stage and return the fullest."""
+    logits: NDArray[np.floating[Any]] = np.zeros(len(moments.held))
+    if stage.last:
+        live = moments.held[:, -1] + moments.backward[:, -1]
+        logits = live * logit_bytes(shape, options)
+    running = moments.forward + moments.backward
+    weighed = []
+    for given in (load, ideal):
+        kept = [
+            kept_bytes(shape, options, moe, dense, given.per_layer * moe)
+            for moe, dense in stage.chunks
+        ]
+        needed = [
+            running_bytes(shape, options, given.hottest if moe else 0.0) for moe, _ in stage.chunks
+        ]
+        weighed.append(moments.held @ np.asarray(kept) + running @ np.asarray(needed))
+    at = int((weighed[0] + logits).argmax())
+    return _Moment(float(weighed[0][at]), float(weighed[1][at]), float(logits[at]))
+
+
+def _one_micro_batch(
+    shape: ModelShape, options: LayerOptions, stage: StageLayers, load: _Load, ideal: _Load
+) -> _Moment:
+    """Return a stage in the backward of the only micro-batch it holds: the last of plain 1F1B."""
+    whole = replace(stage, by_chunk=())
+    one, none = np.ones((1, 1), np.int64), np.zeros((1, 1), np.int64)
+    return _fullest_moment(shape, options, whole, Moments(one, none, one), load, ideal)
+
+
+def _check_stages(stages: Sequence[StageLayers], in_flight: Sequence[Moments]) -> None:
+    """Refuse a schedule of other stages or chunks."""
+    own = [len(stage.chunks) for stage in stages]
+    given = [moments.held.shape[1] for moments in in_flight]
+    if own != given:
+        raise InputError(
+            "not the schedule of these stages",
+            place="in_flight",
+            value=f"chunks of each stage {given}, layers are divided into {own}",
+            remedy="count it for the same stages and chunks",
+        )
+
+
+def _size(parts: dict[str, float]) -> float:
+    return sum(parts.values())

@@ -2,9 +2,10 @@
 
 A micro-batch's activations are counted whole from the start of its forward on a virtual stage to
 the end of its backward there. While a unit runs it also needs the buffers of dispatch and combine
-for its hottest layer and, under full recompute, the activations of one layer. What
-`ultraep_sim.engine.memory` states from loads alone is the peak found here for even loads on the
-first of even 1F1B stages, and with every layer as hot as the hottest it is a bound.
+for its hottest layer and, under full recompute, the activations of one layer. The fp32 logits of a
+micro-batch live on the last virtual stage from its forward to its backward, there with their
+gradient. What `ultraep_sim.engine.memory` states from loads and the schedule is the peak found here
+for even loads, and with every layer as hot as the hottest it is a bound.
 """
 
 from __future__ import annotations
@@ -24,12 +25,10 @@ from .job import IterationTimes
 from .options import LayerOptions
 from .stage_memory import (
     StageLayers,
-    buffer_bytes_per_pair,
-    bytes_per_pair,
-    bytes_per_token,
-    checkpoint_bytes_per_token,
-    dense_bytes_per_token,
+    kept_bytes,
+    logit_bytes,
     parameter_parts,
+    running_bytes,
     stages_of,
 )
 
@@ -52,7 +51,7 @@ class GroupMemory:
     times_s : float64 [K + 1]
         The series are constant between neighbouring times.
     activations, buffers : float64 [K, R]
-        Activations that are kept, and what is needed only while a unit runs.
+        Activations that are kept; logits, and what is needed only while a unit runs.
     """
 
     replica: int
@@ -161,35 +160,21 @@ class MemoryTimeline:
     def _virtual_stage(self, changes: _Changes, replica: int, vs: int, pairs: Bytes) -> None:
         """Enter what every micro-batch brings to one virtual stage, and takes away."""
         times, (first, stop) = self.times, self.place.moe[vs]
+        shape, options, dense = self.shape, self.options, self.place.dense[vs]
+        last = vs == len(self.place.moe) - 1
+        logits = np.full(self.place.ranks, logit_bytes(shape, options) if last else 0.0)
         for m in range(self.place.micro_batches):
             here = pairs[m, first:stop]
             forward = float(times.forward_start[replica, vs, m])
             backward_end = float(times.backward_end[replica, vs, m])
-            changes.add(forward, backward_end, self._kept(vs, here), kept=True)
-            running = self._running(here)
+            pairs_kept: Bytes = here.sum(axis=0)
+            kept = kept_bytes(shape, options, stop - first, dense, pairs_kept)
+            changes.add(forward, backward_end, np.asarray(kept), kept=True)
+            changes.add(forward, backward_end, logits, kept=False)
+            running = np.asarray(running_bytes(shape, options, here.max(axis=0, initial=0.0)))
             changes.add(forward, float(times.forward_end[replica, vs, m]), running, kept=False)
             start = float(times.backward_start[replica, vs, m])
-            changes.add(start, backward_end, running, kept=False)
-
-    def _kept(self, vs: int, pairs: Bytes) -> Bytes:
-        """Bytes a micro-batch leaves until its backward, float64 [R]."""
-        shape, tokens = self.shape, self.options.tokens_per_rank
-        layers, dense = len(pairs) + self.place.dense[vs], self.place.dense[vs]
-        if self.options.recompute == "full":
-            inputs = layers * tokens * checkpoint_bytes_per_token(shape)
-            return np.full(self.place.ranks, inputs)
-        fixed = tokens * (layers * bytes_per_token(shape) + dense * dense_bytes_per_token(shape))
-        kept: Bytes = fixed + pairs.sum(axis=0) * bytes_per_pair(shape, self.options)
-        return kept
-
-    def _running(self, pairs: Bytes) -> Bytes:
-        """Bytes a unit needs only while it runs, float64 [R]."""
-        hottest = pairs.max(axis=0, initial=0.0)
-        needed: Bytes = hottest * buffer_bytes_per_pair(self.shape, self.options)
-        if self.options.recompute == "full":
-            needed = needed + hottest * bytes_per_pair(self.shape, self.options)
-            needed += self.options.tokens_per_rank * bytes_per_token(self.shape)
-        return needed
+            changes.add(start, backward_end, running + logits, kept=False)
 
     def _parts(self, stage: int) -> dict[str, Bytes]:
         """Bytes that stay, for the main experts of each rank."""

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ultraep_sim.model.dtypes import GRADIENT_BYTES, activation_bytes
 from ultraep_sim.model.shapes import ModelShape
 
@@ -14,6 +17,8 @@ from .options import LayerOptions
 
 if TYPE_CHECKING:
     from ultraep_sim.policies.base import Transport
+
+Bytes = NDArray[np.float64]
 
 _BF16 = 2.0
 _FP32 = 4.0
@@ -31,12 +36,20 @@ class StageLayers:
         Layers of each kind, all its virtual stages together.
     first, last : bool
         Whether it has the embedding and the head.
+    by_chunk : tuple of (int, int)
+        MoE and dense layers of each of its virtual stages; empty: it is one virtual stage.
     """
 
     moe: int
     dense: int
     first: bool
     last: bool
+    by_chunk: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def chunks(self) -> tuple[tuple[int, int], ...]:
+        """MoE and dense layers of each virtual stage of it, [V]."""
+        return self.by_chunk or ((self.moe, self.dense),)
 
     def other_params(self, shape: ModelShape) -> int:
         """Parameters outside the routed experts."""
@@ -63,7 +76,13 @@ def stages_of(
     """
     counts = [stop - first for first, stop in moe]
     return tuple(
-        StageLayers(sum(counts[s::stages]), sum(dense[s::stages]), s == 0, s == stages - 1)
+        StageLayers(
+            sum(counts[s::stages]),
+            sum(dense[s::stages]),
+            first=s == 0,
+            last=s == stages - 1,
+            by_chunk=tuple(zip(counts[s::stages], dense[s::stages], strict=True)),
+        )
         for s in range(stages)
     )
 
@@ -148,8 +167,70 @@ def slot_bytes(
     return experts * shape.expert_bytes(options.weight_dtype), experts * gradient
 
 
+def kept_bytes(
+    shape: ModelShape, options: LayerOptions, moe: int, dense: int, pairs: Bytes | float
+) -> Bytes | float:
+    """Bytes a micro-batch leaves on a virtual stage until its backward there has ended.
+
+    Parameters
+    ----------
+    shape, options : ModelShape, LayerOptions
+        What runs how.
+    moe, dense : int
+        Layers of each kind.
+    pairs : float or float64 [R]
+        Pairs a rank computes in all these layers together.
+
+    Returns
+    -------
+    float or float64 [R]
+    """
+    tokens = options.tokens_per_rank
+    if options.recompute == "full":
+        inputs = (moe + dense) * tokens * checkpoint_bytes_per_token(shape)
+        return inputs + 0.0 * pairs
+    network = dense * dense_bytes_per_token(shape)
+    fixed = tokens * ((moe + dense) * bytes_per_token(shape) + network)
+    return fixed + pairs * bytes_per_pair(shape, options)
+
+
+def running_bytes(
+    shape: ModelShape, options: LayerOptions, hottest: Bytes | float
+) -> Bytes | float:
+    """Bytes a micro-batch needs only while it runs: buffers, and a layer that is recomputed.
+
+    Parameters
+    ----------
+    shape, options : ModelShape, LayerOptions
+        What runs how.
+    hottest : float or float64 [R]
+        Pairs a rank computes in its hottest layer.
+
+    Returns
+    -------
+    float or float64 [R]
+    """
+    needed = hottest * buffer_bytes_per_pair(shape, options)
+    if options.recompute == "full":
+        layer = options.tokens_per_rank * bytes_per_token(shape)
+        return needed + (hottest * bytes_per_pair(shape, options) + layer)
+    return needed
+
+
+def logit_bytes(shape: ModelShape, options: LayerOptions) -> float:
+    """Bytes of the fp32 logits of a micro-batch, on the last virtual stage.
+
+    They live from the start of its forward there to the end of its backward, and while that runs
+    their gradient is as large. Prefill needs those of each sequence's last token only: nothing
+    beside a layer's activations, so they are left out.
+    """
+    if options.phase == "prefill":
+        return 0.0
+    return _FP32 * options.tokens_per_rank * shape.vocabulary
+
+
 def bytes_per_token(shape: ModelShape) -> float:
-    """Bytes a token leaves in one layer: norms, q, k, v, attention output, residual, logits."""
+    """Bytes a token leaves in one layer: norms, q, k, v, attention output, residual, gate."""
     a = shape.attention
     heads = a.heads * (a.qk_dim + a.value_dim) + a.kv_heads * (a.qk_dim + a.value_dim)
     shared = 3 * shape.shared_experts * shape.expert_ffn
