@@ -7,6 +7,8 @@ import pytest
 
 from ultraep_sim import cli
 from ultraep_sim.commands import timeline
+from ultraep_sim.engine.run import run_scenario
+from ultraep_sim.scenario import load_scenario
 
 from .command import assert_one_line_error
 
@@ -133,6 +135,65 @@ def test_a_spell_shows_on_the_critical_path(invoke, scenario, tmp_path) -> None:
     assert slow["iteration_s"] > 1.5 * plain["iteration_s"]
     other = [p["seconds"] for p in slow["critical_path"]["phases"] if p["name"] == "other"]
     assert sum(other) == pytest.approx(slow["iteration_s"] - plain["iteration_s"], rel=0.2)
+
+
+def test_an_iteration_is_that_of_the_run(invoke, scenario, tmp_path) -> None:
+    """The spell is over before the second iteration of a run begins, and covers the first."""
+    spell = "stragglers={thermal: {rate_per_gpu_hour: 0, episodes: [EPISODE]}}"
+    spell = spell.replace("EPISODE", "{gpu: 4, factor: 3, start_s: 0, end_s: 0.012}")
+    sets = ("engine.mode=event", spell)
+    iterations = run_scenario(load_scenario(scenario, sets)).iterations
+    wanted = [row["iteration_s"] for row in iterations.to_pylist() if row["policy"] == "ultraep"]
+    assert wanted[0] > 1.1 * wanted[1]
+    for number, seconds in enumerate(wanted):
+        answer = invoke(
+            "timeline", scenario, "--policy", "ultraep", "--iteration", number, "--json",
+            "--out", tmp_path / "t.json", *(word for one in sets for word in ("--set", one)),
+        )  # fmt: skip
+        assert json.loads(answer.out)["iteration_s"] == seconds
+
+
+def test_policies_are_shown_at_the_same_step(invoke, tmp_path) -> None:
+    """Iterations count from where the policy with the longest history is warm."""
+    file = tmp_path / "history.yaml"
+    text = SCENARIO.replace("steps: 2", "steps: 6")
+    file.write_text(text.replace("[none, ultraep,", "[none, {name: eplb, cadence_steps: 2},"))
+    run = run_scenario(load_scenario(file)).iterations.to_pylist()
+    first = min(row["step"] for row in run)
+    assert first > 0
+    for policy in ("none", "eplb", "twin"):
+        answer = invoke(
+            "timeline", file, "--policy", policy, "--out", tmp_path / "t.json", "--json"
+        )
+        shown = json.loads(answer.out)
+        assert shown["step"] == first
+        (told,) = (row for row in run if (row["policy"], row["step"]) == (policy, first))
+        assert shown["iteration_s"] == told["iteration_s"]
+
+
+def test_a_tree_that_is_off_moves_no_weights(invoke, scenario, tmp_path, monkeypatch) -> None:
+    from ultraep_sim.engine import traffic
+
+    seen = []
+    kept = traffic.PhaseTraffic.__init__
+    monkeypatch.setattr(
+        traffic.PhaseTraffic, "__init__", lambda self, *a: seen.append(a) or kept(self, *a)
+    )
+    wide = ("--set", "ep.ranks=16", "--set", "workload.synthetic.imbalance=6",
+            "--set", "ep.slots_per_rank=2", "--policy", "ultraep", "--out", tmp_path / "t.json",
+            "--set", "model.num_experts=64")  # fmt: skip
+    for relay in ("auto", "off"):
+        assert invoke("timeline", scenario, *wide, "--set", f"engine.relay={relay}").code == 0
+    assert seen[0][1].relayed.any()
+    assert (seen[0][-1] == seen[0][1].relayed).all()
+    assert not seen[1][-1].any()
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t", "t.gz", "t.json.zip"])
+def test_a_trace_that_would_not_be_json_is_refused(invoke, scenario, tmp_path, name) -> None:
+    answer = invoke("timeline", scenario, "--out", tmp_path / "new" / name)
+    assert_one_line_error(answer, "--out", "t.json or .json.gz")
+    assert not (tmp_path / "new").exists()
 
 
 def test_wrong_questions_are_refused(invoke, scenario, tmp_path) -> None:

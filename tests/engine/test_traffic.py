@@ -3,10 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ultraep_sim.engine.options import LayerOptions
+from ultraep_sim.engine.phases import busy_phases, relayed_records
 from ultraep_sim.engine.traffic import PhaseTraffic
-from ultraep_sim.model import get_rack
+from ultraep_sim.model import get_model, get_rack
 
-from .counts import make_stats
+from .counts import make_price, make_stats
 
 RACK = get_rack("paper-rack64")
 STATS = make_stats(
@@ -15,9 +17,16 @@ STATS = make_stats(
 )  # fmt: skip
 
 
-def traffic(stats=STATS, transport="stream"):
+SHAPE = get_model("qwen3-235b")
+RULED = replace(STATS, relayed=np.array([True]))  # there is a tree
+
+
+def traffic(stats=STATS, transport="stream", relay="auto", relays=True, weights="bf16"):
     positions = np.array([[0, 0]])
-    return PhaseTraffic(RACK, stats, lambda replica: positions, 2, 3, transport)
+    price = make_price(transport=transport, relay=relays)
+    options = LayerOptions(256, relay=relay, weight_dtype=weights)
+    relayed = relayed_records(SHAPE, RACK, stats, price, options)
+    return PhaseTraffic(RACK, stats, lambda replica: positions, 2, 3, transport, relayed)
 
 
 def test_the_busier_direction_is_busy_the_whole_time() -> None:
@@ -31,8 +40,44 @@ def test_the_busier_direction_is_busy_the_whole_time() -> None:
 def test_weights_follow_the_relay_where_it_is_used() -> None:
     assert traffic()("fwd_distribute", 0, 0, 0) == (1.0, 0.0)
     assert traffic()("bwd_distribute", 1, 0, 0) == (0.0, 1.0)
-    relayed = replace(STATS, relayed=np.array([True]))
-    assert traffic(relayed)("fwd_distribute", 1, 0, 0) == (1.0, 0.5)
+    assert traffic(RULED)("fwd_distribute", 1, 0, 0) == (1.0, 0.5)
+
+
+DIRECT, RELAYED = (0.0, 1.0), (1.0, 0.5)  # of rank 1, which gets one copy and may relay two
+
+
+@pytest.mark.parametrize(
+    ("relay", "relays", "shares"),
+    [
+        ("auto", True, RELAYED),
+        ("auto", False, DIRECT),  # the policy has no relay
+        ("off", True, DIRECT),
+        ("gain", True, RELAYED),  # two copies less take longer than the launch
+        ("gain", False, DIRECT),
+    ],
+)
+def test_a_tree_that_is_not_taken_moves_nothing(relay, relays, shares) -> None:  # type: ignore[no-untyped-def]
+    ask = traffic(RULED, relay=relay, relays=relays)
+    assert ask("fwd_distribute", 1, 0, 0) == ask("bwd_distribute", 1, 0, 0) == shares
+
+
+def test_a_tree_that_gains_nothing_is_not_taken() -> None:
+    """Three copies direct or two and the launch of a relay: the launch of this rack is dearer."""
+    dear = replace(RULED, copies_sent=np.array([[3, 0, 0]]), relay_sent=np.array([[3, 2, 0]]))
+    assert traffic(dear, relay="gain")("fwd_distribute", 1, 0, 0) == DIRECT
+    assert traffic(dear)("fwd_distribute", 1, 0, 0) == RELAYED  # the rule's word is taken
+
+
+@pytest.mark.parametrize("relay", ["auto", "off", "gain"])
+def test_the_shares_are_of_what_was_timed(relay) -> None:  # type: ignore[no-untyped-def]
+    """A rank that does not receive is busy only if it sends."""
+    stats = replace(RULED, copies_received=np.array([[0, 0, 4]]))
+    price = make_price(transport="stream", relay=True)
+    options = LayerOptions(256, relay=relay)
+    busy = busy_phases(SHAPE, RACK, stats, price, options)["fwd_distribute"][0]
+    for rank in range(3):
+        told = traffic(stats, relay=relay)("fwd_distribute", rank, 0, 0)
+        assert (told is not None) == (busy[rank] > 0)
 
 
 def test_far_traffic_weighs_by_the_slower_fabric() -> None:

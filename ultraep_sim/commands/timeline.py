@@ -16,9 +16,12 @@ from ultraep_sim.commands.console import (
     print_renderable,
     progress_bars,
 )
-from ultraep_sim.errors import ScenarioError
+from ultraep_sim.errors import InputError, ScenarioError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ultraep_sim.commands.console import Report
     from ultraep_sim.engine.critical_path import CriticalPath
     from ultraep_sim.engine.event.kernels import Lane
@@ -97,15 +100,14 @@ def timeline(
     from ultraep_sim.scenario import load_scenario
 
     path = given_path(scenario, "SCENARIO", "name a YAML file")
-    chosen = _with_policy(load_scenario(path, sets or ()), policy)
-    target = Path("runs") / chosen.name / "timeline.json"
-    if out is not None:
-        target = given_path(out, "--out", "name a file, or leave it out")
+    chosen = load_scenario(path, sets or ())
+    label = _label(chosen, policy)
+    target = Path("runs") / chosen.name / "timeline.json" if out is None else _trace_file(out)
     picture = None if plot is None else given_path(plot, "--plot", "name a file, or leave it out")
     for file in (target, picture or target):
         file.parent.mkdir(parents=True, exist_ok=True)
     with progress_bars() as progress:
-        view = _view(chosen, iteration, progress)
+        view = _view(chosen, label, iteration, progress)
         kernels = _write_trace(view, target)
         files = [target]
         if picture is not None:
@@ -175,7 +177,21 @@ class _View:
         }
 
 
-def _with_policy(scenario: Scenario, wanted: str | None) -> Scenario:
+def _trace_file(out: str) -> Path:
+    """Return the path of the trace; its name says whether it is compressed."""
+    file = given_path(out, "--out", "name a file, or leave it out")
+    if not file.name.endswith((".json", ".json.gz")):
+        raise InputError(
+            "a timeline is written as JSON",
+            place="--out",
+            value=out,
+            remedy=f"name it {file.name.removesuffix('.gz').partition('.')[0]}.json or .json.gz",
+        )
+    return file
+
+
+def _label(scenario: Scenario, wanted: str | None) -> str:
+    """Return the label of the policy asked for."""
     from ultraep_sim.scenario.presets import did_you_mean
 
     if scenario.training is None:
@@ -185,7 +201,7 @@ def _with_policy(scenario: Scenario, wanted: str | None) -> Scenario:
             place="training",
             remedy="add a training section, for example training: {micro_batches: 8}",
         )
-    kept = [s for s in scenario.policies if wanted is None or wanted in (s.label, s.name)][:1]
+    kept = [s.label for s in scenario.policies if wanted is None or wanted in (s.label, s.name)]
     if not kept:
         known = [word for spec in scenario.policies for word in (spec.label, spec.name)]
         raise ScenarioError(
@@ -194,11 +210,14 @@ def _with_policy(scenario: Scenario, wanted: str | None) -> Scenario:
             value=wanted,
             remedy=did_you_mean(str(wanted), list(dict.fromkeys(known))),
         )
-    return scenario.model_copy(update={"policies": kept})
+    return kept[0]
 
 
-def _view(scenario: Scenario, number: int, progress: Report) -> _View:
-    """Replay the scenario and arrange the iteration asked for."""
+def _view(scenario: Scenario, label: str, number: int, progress: Report) -> _View:
+    """Replay the scenario and arrange the iteration asked for, as a run does.
+
+    All policies are replayed: the iterations are those for which each had its history.
+    """
     from ultraep_sim.engine.replayed import replay_scenario
     from ultraep_sim.engine.training import engine_of
 
@@ -211,9 +230,15 @@ def _view(scenario: Scenario, number: int, progress: Report) -> _View:
             value=number,
             remedy=f"give 0 to {len(which) - 1}" if which else "replay a longer trace",
         )
-    replay = next(item for item in done.replays if item.label == scenario.policies[0].label)
-    job = jobs.job(replay.label, which[number])
-    return _View(done, jobs, replay, which[number], job, engine_of(scenario)(job))
+    replay = next(item for item in done.replays if item.label == label)
+    engine, start_s = engine_of(scenario), 0.0
+    # Spells come at simulated times: only they ask when an iteration starts.
+    earlier = [] if jobs.conditions.static else which[:number]
+    for count, before in enumerate(earlier, start=1):
+        start_s += engine(jobs.job(label, before, start_s)).iteration_s
+        progress("arranging iterations", count, len(earlier))
+    job = jobs.job(label, which[number], start_s)
+    return _View(done, jobs, replay, which[number], job, engine(job))
 
 
 def _write_trace(view: _View, target: Path) -> str:
@@ -231,6 +256,7 @@ def _write_trace(view: _View, target: Path) -> str:
         job.stages,
         job.ranks,
         price.transport,
+        _relayed(view),
     )
     layers = job.replicas * job.micro_batches * job.num_layers * job.ranks
     kernels = layers * len(PHASE_PART)
@@ -248,6 +274,15 @@ def _write_trace(view: _View, target: Path) -> str:
             return f"about {kernels:.0e} kernels: too many for the threads of ranks"
         _write_slowest(view, trace)
     return f"with the kernels of the slowest rank of every stage of replica {view.replica}"
+
+
+def _relayed(view: _View) -> NDArray[np.bool_]:
+    """Return the records whose weights the policy relayed."""
+    from ultraep_sim.engine.phases import relayed_records
+
+    scenario, stats = view.done.scenario, view.done.stats[view.replay.label]
+    price = view.replay.policy.price()
+    return relayed_records(scenario.model, scenario.rack, stats, price, view.done.options)
 
 
 def _write_slowest(view: _View, trace: ChromeTrace) -> None:

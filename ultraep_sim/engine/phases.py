@@ -105,6 +105,39 @@ def shared_seconds(
     return shared_expert_time(shape, rack.gpu, tokens, direction, options.weight_dtype)
 
 
+def relayed_records(
+    shape: ModelShape,
+    rack: RackProfile,
+    stats: LoadStats,
+    price: DecisionPrice,
+    options: LayerOptions,
+) -> NDArray[np.bool_]:
+    """Say in which records weights travel by a relay tree.
+
+    Parameters
+    ----------
+    shape, rack, stats, price, options
+        As in `busy_phases`.
+
+    Returns
+    -------
+    bool [N]
+        By the published rule, never, or by modelled gain, as the options say; never where the
+        policy does not relay.
+    """
+    s = stats
+    if price.transport != "stream" or not price.relay or options.relay == "off":
+        return np.zeros(s.relayed.shape, np.bool_)
+    if options.relay != "gain":
+        return s.relayed
+    direct = (s.far_copies_sent, s.far_copies_received)
+    tree = (s.far_relay_sent, s.far_relay_received)
+    copy = shape.expert_bytes(options.weight_dtype)
+    return distribute_gain(
+        rack, s.copies_sent, s.copies_received, s.relay_sent, copy, direct, tree
+    )[1]
+
+
 class _Phases:
     """The inputs of one call, so that each phase is one short method."""
 
@@ -201,20 +234,16 @@ class _Phases:
         far = (s.far_copies_sent, s.far_copies_received)
         if self.price.transport == "broadcast":
             return streaming.broadcast(self.rack, s.copies_sent, s.copies_received, copy, far)
-        if not self.price.relay or self.options.relay == "off":
+        relayed = relayed_records(self.shape, self.rack, s, self.price, self.options)
+        if not relayed.any():
             return streaming.distribute(self.rack, s.copies_sent, s.copies_received, copy, far=far)
-        if self.options.relay == "gain":
-            tree = (s.far_relay_sent, s.far_relay_received)
-            return distribute_gain(
-                self.rack, s.copies_sent, s.copies_received, s.relay_sent, copy, far, tree
-            )[0]
-        relayed = s.relayed[:, None]
-        sent = np.where(relayed, s.relay_sent, s.copies_sent)
+        tree = relayed[:, None]
+        sent = np.where(tree, s.relay_sent, s.copies_sent)
         far = (
-            np.where(relayed, s.far_relay_sent, far[0]),
-            np.where(relayed, s.far_relay_received, far[1]),
+            np.where(tree, s.far_relay_sent, far[0]),
+            np.where(tree, s.far_relay_received, far[1]),
         )
-        return streaming.distribute(self.rack, sent, s.copies_received, copy, s.relayed, far)
+        return streaming.distribute(self.rack, sent, s.copies_received, copy, relayed, far)
 
     def _grad_reduce(self) -> Seconds:
         if not self.streams:

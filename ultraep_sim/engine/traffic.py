@@ -39,6 +39,9 @@ class PhaseTraffic:
         P and R.
     transport : {"none", "stream", "broadcast", "migrate", "free"}
         Only streamed weights are counted copy by copy; of others the shares are not known.
+    relayed : bool ndarray [N], optional
+        Records whose weights travelled by a relay tree (`ultraep_sim.engine.phases`); that there
+        is a tree does not mean it was taken. By default none.
     """
 
     def __init__(
@@ -49,10 +52,12 @@ class PhaseTraffic:
         stages: int,
         ranks: int,
         transport: Transport,
+        relayed: NDArray[np.bool_] | None = None,
     ) -> None:
         self._near_s, self._far_s = 1 / rack.alltoall_rate("forward"), 1 / rack.scale_out_rate
         self._stats, self._positions, self._transport = stats, positions, transport
         self._stages, self._ranks = stages, ranks
+        self._relayed = np.zeros(stats.relayed.shape, np.bool_) if relayed is None else relayed
         self._rows: dict[int, NDArray[np.int64]] = {}
         self._shares: dict[str, tuple[Shares, Shares]] = {}
 
@@ -84,7 +89,7 @@ class PhaseTraffic:
             return back, out
         if phase not in _WEIGHTS or self._transport != "stream":
             return None
-        relayed = s.relayed[:, None]
+        relayed = self._relayed[:, None]
         far_sent = np.where(relayed, s.far_relay_sent, s.far_copies_sent)
         far_received = np.where(relayed, s.far_relay_received, s.far_copies_received)
         sent = np.where(relayed, s.relay_sent, s.copies_sent) - far_sent
