@@ -23,6 +23,7 @@ _EPILOG = """\
 examples:
   python -m hw_runtime check                      # on the CPU, no GPU needed
   python -m hw_runtime check --fabric virtual     # on one GPU
+  torchrun --nproc-per-node 8 -m hw_runtime check --fabric ipc    # one process a rank
   python -m hw_runtime check --inject swap_tile   # must fail: a proof that the checks can
 
 exit status: 0 all green, 1 a check failed or the hardware is missing, 2 bad options
@@ -78,7 +79,7 @@ def require(context: Context) -> None:
     from ultraep_sim.planning import EPLayout
 
     if context.fabric != "host":
-        context.open(Geometry(EPLayout(2, 2, 1), 16, 4)).close()
+        context.open(Geometry(EPLayout(context.ranks(2), 2, 1), 16, 4)).close()
 
 
 def run_suite(name: str, context: Context) -> list[Row]:

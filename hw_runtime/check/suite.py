@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +56,10 @@ class Context:
         Seeded orders of the race suite.
     plans : int
         Loads of the planner suite.
+    device : str
+        Where a GPU fabric's tensors are.
+    options : dict
+        Further options of the fabric.
     """
 
     fabric: str = "host"
@@ -62,12 +67,20 @@ class Context:
     fault: str | None = None
     orders: int = 200
     plans: int = 2000
+    device: str = "cuda"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def ranks(self, wanted: int) -> int:
+        """Return how many ranks a case gets: as many as it wants, or as there are processes."""
+        if self.fabric in ("ipc", "symm"):
+            return int(os.environ.get("WORLD_SIZE", "2"))
+        return wanted
 
     def open(self, geometry: Geometry, order: int | None = None) -> Fabric:
         """Open the fabric under test; ``order`` seeds the host's interleaving."""
         if self.fabric == "host":
             return self.open_host(geometry, order)
-        return open_fabric(self.fabric, geometry)
+        return open_fabric(self.fabric, geometry, **self.options)
 
     def open_host(self, geometry: Geometry, order: int | None = None) -> HostFabric:
         """Open a host fabric, whatever is under test."""
@@ -81,9 +94,9 @@ class Context:
         import torch
 
         if array.dtype == np.uint16:
-            bits = torch.from_numpy(array.view(np.int16)).cuda()
+            bits = torch.from_numpy(array.view(np.int16)).to(self.device)
             return bits.view(torch.bfloat16)
-        return torch.from_numpy(array).cuda()
+        return torch.from_numpy(array).to(self.device)
 
     def get(self, array: Any) -> NDArray[Any]:
         """Bring an array of the fabric back; bf16 comes as uint16 bits."""
@@ -92,7 +105,7 @@ class Context:
         import torch
 
         if array.dtype == torch.bfloat16:
-            bits: NDArray[Any] = array.view(torch.int16).cpu().numpy()
+            bits: NDArray[Any] = array.contiguous().view(torch.int16).cpu().numpy()
             return bits.view(np.uint16)
         values: NDArray[Any] = array.cpu().numpy()
         return values

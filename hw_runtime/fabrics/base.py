@@ -238,6 +238,15 @@ class Fabric(ABC):
     def barrier(self) -> None:
         """Return when every rank has come here; collective."""
 
+    def synchronize(self) -> None:  # noqa: B027  # the host has nothing to wait for
+        """Wait until everything asked for is done; raise what went wrong on the way.
+
+        Raises
+        ------
+        FabricError
+            A rank waited too long for another.
+        """
+
     @abstractmethod
     def reset(self) -> None:
         """Forget epochs and flags after an aborted replay; collective."""

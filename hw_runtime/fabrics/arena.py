@@ -1,0 +1,69 @@
+"""What GPU fabrics need before any transfer: a GPU, and a plan of a rank's memory."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import MissingHardwareError
+from .base import ALIGN, GRADIENT_BYTES, Geometry
+
+
+def require_cuda() -> Any:
+    """Return torch where it has a CUDA device.
+
+    Raises
+    ------
+    MissingHardwareError
+        In one sentence, what is missing.
+    """
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise MissingHardwareError("the GPU fabrics need torch with CUDA, not installed") from error
+    if not torch.cuda.is_available():
+        raise MissingHardwareError("this machine has no CUDA device that torch can use")
+    major, minor = torch.cuda.get_device_capability()
+    if major < 9:
+        raise MissingHardwareError(
+            f"the CUDA device has capability {major}.{minor}, and bulk copies need 9.0 or newer"
+        )
+    return torch
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Where the parts of a rank's arena begin, in bytes."""
+
+    slot_stride: int
+    gradient_stride: int
+    slots: int
+    gradients: int
+    ready: int
+    arrived: int
+    total: int
+    slot_set: int
+    gradient_set: int
+    ready_set: int
+
+    @classmethod
+    def of(cls, g: Geometry) -> Arena:
+        """Lay the parts out one behind another, aligned."""
+        held = g.layout.slots_per_rank
+        width = g.gradient_elements * GRADIENT_BYTES[g.gradient_dtype]
+        gradient_stride = _up(width)
+        slot_set, gradient_set = held * g.slot_stride, held * gradient_stride
+        ready_set = _up(held * g.chunks_per_copy * 8)
+        gradients = g.sets * slot_set
+        ready = gradients + g.sets * gradient_set
+        arrived = ready + g.sets * ready_set
+        total = arrived + _up(g.layout.num_ranks * 8)
+        return cls(
+            g.slot_stride, gradient_stride, 0, gradients, ready, arrived, total,
+            slot_set, gradient_set, ready_set,
+        )  # fmt: skip
+
+
+def _up(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN

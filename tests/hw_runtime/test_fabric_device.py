@@ -1,0 +1,160 @@
+"""The GPU fabrics: `virtual` run on the CPU with the kernels' sources, and what each needs."""
+
+import numpy as np
+import pytest
+import torch
+from grid_kernels import grid_kernels
+from host_kernels import needs_compiler
+
+from hw_runtime.__main__ import main
+from hw_runtime.check import cases, gradients, weights
+from hw_runtime.check.command import run_case
+from hw_runtime.check.suite import Context
+from hw_runtime.errors import FabricError
+from hw_runtime.fabrics import FABRICS, Geometry, open_fabric
+from hw_runtime.fabrics.arena import Arena
+from hw_runtime.fabrics.structs import ERROR
+from hw_runtime.reduction import gradient_list
+from ultraep_sim.errors import InputError
+from ultraep_sim.fabric.tiles import plan_tiles
+from ultraep_sim.planning import EPLayout, QuotaSolver
+
+LAYOUT = EPLayout(12, 24, 2)
+
+
+class HostKernels:
+    """A family as a GPU fabric launches it, run by fibers; few blocks, since each is 32 of them."""
+
+    def __init__(self, family: str) -> None:
+        self.kernels, self.order = grid_kernels(family), 0
+
+    def launch(self, name, blocks, threads, shared, *arguments):
+        self.order += 1
+        assert shared <= 64 << 10
+        pointers = [tensor.data_ptr() for tensor in arguments]
+        self.kernels.run(name, [pointers], blocks=min(blocks, 2), threads=threads, order=self.order)
+
+
+def virtual(geometry: Geometry, **more):
+    return open_fabric("virtual", geometry, load=HostKernels, **more)
+
+
+@needs_compiler
+@pytest.mark.parametrize("suite", [weights, gradients], ids=["weights", "gradients"])
+def test_check_is_green_on_the_virtual_fabric(suite, monkeypatch):
+    monkeypatch.setattr(cases, "SIZES", cases.SIZES[:-1])  # real tiles: too long for fibers
+    context = Context("virtual", device="cpu", options={"load": HostKernels})
+    rows = [run_case("s", c) for c in suite.suite(context) if "fan-out" not in c[0]]
+    assert len(rows) >= 10
+    assert [row for row in rows if row.status != "ok"] == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("relay", [False, True])
+def test_a_plan_on_the_device_needs_no_host(relay):
+    geometry = Geometry(LAYOUT, 5 * 64 + 9, 40, sets=2, tile_bytes=64, chunk_tiles=2)
+    rng = cases.stream(3)
+    fabric = virtual(geometry)
+    expert, rank = (torch.zeros(24, dtype=torch.int32) for _ in range(2))
+    count = torch.zeros(1, dtype=torch.int64)
+    for turn in range(4):
+        loads = cases.random_loads(rng, LAYOUT, 2048)
+        solution = QuotaSolver(LAYOUT).solve(loads.sum(axis=0))
+        n = len(solution.expert)
+        expert[:n], rank[:n] = torch.tensor(solution.expert), torch.tensor(solution.rank)
+        count[0] = n
+        plan = cases.solved_plan(LAYOUT, loads)
+        mains = cases.random_weights(rng, LAYOUT, geometry.copy_bytes)
+        given = [torch.from_numpy(m) for m in mains]
+        which = turn % 2
+        assert fabric.distribute_plan(expert, rank, count, given, which, relay=relay) == turn + 1
+        for (r, slot), want in cases.expected_slots(plan, mains, geometry.main_row).items():
+            np.testing.assert_array_equal(fabric.slots(r, which)[slot].numpy(), want)
+        sums = [torch.ones(int(m), 40) for m in LAYOUT.mains_per_rank]
+        for i in np.flatnonzero(plan.is_replica):
+            fabric.gradients(plan.rank[i], which)[plan.slot[i]] = 2.0
+        fabric.reduce_plan(sums, which, sms=2)
+        for e, fanout in enumerate(plan.fanout):
+            assert (sums[LAYOUT.home[e]][geometry.main_row[e]] == 1 + 2 * fanout).all()
+    fabric.synchronize()
+    with pytest.raises(FabricError, match="no plan was distributed"):
+        virtual(geometry).reduce_plan(sums)
+
+
+@needs_compiler
+def test_the_hang_guard_speaks_and_reset_forgets():
+    plan = cases.fanout_plan(LAYOUT, 9)
+    geometry = Geometry(LAYOUT, 256, tile_bytes=64, chunk_tiles=2)
+    fabric = virtual(geometry)
+    tiles = plan_tiles(plan, 256, relay=True, tile_bytes=64, chunk_tiles=2)
+    mains = [torch.from_numpy(m) for m in cases.random_weights(cases.stream(0), LAYOUT, 256)]
+    fabric._state[ERROR] = 1
+    with pytest.raises(FabricError, match="that nobody raised"):
+        fabric.synchronize()
+    fabric.reset()
+    fabric.synchronize()
+    assert fabric.distribute(tiles, mains) == 1
+    fabric.close()
+
+
+def test_bad_input_is_named():
+    geometry = Geometry(LAYOUT, 256, 8, tile_bytes=64, chunk_tiles=2)
+    fabric = virtual(geometry)
+    plan = cases.fanout_plan(LAYOUT, 3)
+    tiles = plan_tiles(plan, 256, tile_bytes=64, chunk_tiles=2)
+    good = [torch.zeros(2, 256, dtype=torch.uint8) for _ in range(12)]
+
+    def bad(message, call):
+        with pytest.raises(InputError, match=message):
+            call()
+
+    bad("weights are bytes", lambda: fabric.distribute(tiles, [m.float() for m in good]))
+    bad("no entry for every rank", lambda: fabric.distribute(tiles, good[1:]))
+    bad("do not fit", lambda: fabric.distribute(tiles, [m[:1] for m in good]))
+    wide = [torch.zeros(256, 2, dtype=torch.uint8).T for _ in range(12)]
+    bad("rows are not contiguous", lambda: fabric.distribute(tiles, wide))
+    bad("another process's", lambda: fabric.slots(12))
+    bad("no such set", lambda: fabric.slots(0, 1))
+    work = gradient_list(plan, geometry.main_row)
+    sums = [torch.zeros(2, 8, dtype=torch.float64) for _ in range(12)]
+    bad("float32 or bfloat16", lambda: fabric.reduce(work, sums))
+    bad("no SM", lambda: fabric.reduce(work, [m.float() for m in sums], sms=0))
+
+
+def test_parts_of_an_arena_do_not_overlap():
+    geometry = Geometry(LAYOUT, 777, 33, "bf16", sets=3, tile_bytes=64)
+    a = Arena.of(geometry)
+    assert a.slots + 3 * a.slot_set <= a.gradients
+    assert a.gradients + 3 * a.gradient_set <= a.ready
+    assert a.ready + 3 * a.ready_set <= a.arrived < a.total
+    assert a.ready_set >= 2 * geometry.chunks_per_copy * 8
+    assert all(x % 128 == 0 for x in (a.slot_set, a.gradient_set, a.ready, a.arrived, a.total))
+
+
+@pytest.mark.parametrize("fabric", ["virtual", "ipc", "symm"])
+def test_without_a_gpu_it_says_so_in_one_sentence(fabric, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    assert main(["check", "--fabric", fabric]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "error: this machine has no CUDA device that torch can use\n"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("fabric", ["virtual"])
+def test_check_is_green_on_a_gpu(fabric, capsys):
+    assert fabric in FABRICS
+    assert main(["check", "--fabric", fabric, "--plans", "60", "--orders", "5"]) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_check_is_green_with_eight_processes_on_one_gpu():
+    import subprocess
+    import sys
+
+    words = "--nproc-per-node 8 -m hw_runtime check --fabric ipc --suite weights --suite gradients"
+    command = [sys.executable, "-m", "torch.distributed.run", *words.split()]
+    assert subprocess.run(command, check=False, timeout=600).returncode == 0
