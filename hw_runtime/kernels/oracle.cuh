@@ -49,15 +49,14 @@ __device__ int greedy(const Problem& p, int tau, int mode, u32 min_quota,
     for (int i = p.start[source]; i < last && need > 0; i++) {
       const int expert = p.expert_order[i];
       int left = p.load[expert] - 1;  // the main keeps one token
-      u32 holds = 0;                  // bit k: this lane's rank k has the expert already
+      // No rank is chosen twice for one expert: a move that does not end the loop fills its rank.
       while (need > 0 && left > 0) {
         u32 most = 0, feasible = 0;
         int best = 0;
 #pragma unroll
         for (int k = 0; k < PER_LANE; k++) {
           const int r = static_cast<int>(me) + 32 * k;
-          const bool fits = slack[k] > 0 && free[k] > 0 && r >= begin && r < end;
-          if (fits && !(holds >> k & 1)) {
+          if (slack[k] > 0 && free[k] > 0 && r >= begin && r < end) {
             feasible++;
             if (static_cast<u32>(slack[k]) > most) {
               most = static_cast<u32>(slack[k]);
@@ -90,7 +89,6 @@ __device__ int greedy(const Problem& p, int tau, int mode, u32 min_quota,
           if (static_cast<int>(me) + 32 * k == target) {
             slack[k] -= quota;
             free[k]--;
-            holds |= 1u << k;
           }
         }
         left -= quota;

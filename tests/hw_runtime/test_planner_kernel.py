@@ -52,6 +52,32 @@ def test_kernel_on_the_host_equals_the_solver(seed):
 
 
 @needs_compiler
+def test_floors_that_shape_the_plan():
+    """Small loads, where a floor one token higher or lower decides, and floors after a search."""
+    rng = np.random.default_rng(5)
+    floored = searched = 0
+    for order in range(400):
+        ranks, mains = int(rng.integers(4, 17)), int(rng.integers(2, 7))
+        layout = EPLayout(ranks, ranks * mains, int(rng.integers(1, 5)))
+        # Hot ranks with several like experts: what is left of one is below the floor, the next not.
+        hot = np.where(rng.random(ranks) < 0.4, 2.0, 0.3) * rng.uniform(0.7, 1.3, ranks)
+        heat = np.repeat(hot, mains)
+        matrix = (heat * rng.uniform(20, 60, (1, ranks * mains))).astype(np.int32)
+        options = QuotaOptions(float(rng.choice([1.0, 1.01])), int(rng.integers(0, 12)))
+        plan = QuotaPlanner(layout, options, kernels=HostOrder("planner", order)).plan(
+            torch.from_numpy(matrix)
+        )
+        assert_same(plan, 0, matrix, options)
+        got = plan.solution()
+        free = QuotaSolver(layout).solve(matrix[0].astype(np.int64), QuotaOptions(options.target))
+        if len(got.expert) != len(free.expert) or not np.array_equal(got.quota, free.quota):
+            floored += 1
+            searched += got.tau > -(-int(matrix.sum()) * options.target_scaled // (ranks * 10_000))
+    assert floored >= 5
+    assert searched >= 3
+
+
+@needs_compiler
 def test_order_of_threads_does_not_matter():
     layout = EPLayout(64, 256, 2)
     rng = np.random.default_rng(7)
