@@ -15,6 +15,10 @@ from ultraep_sim.errors import InputError, UltraEPSimError
 
 # verb -> (module, one line of help that needs no import)
 VERBS = {
+    "bench": (
+        "hw_runtime.bench.command",
+        "measure kernels, transfers and the MoE block, as JSON for calibration",
+    ),
     "check": (
         "hw_runtime.check.command",
         "prove plans, transfers, reroute and gradient reduction on a fabric",

@@ -93,9 +93,9 @@ class ExpertFunction(torch.autograd.Function):
         slots = manager.acquire(placement) if manager and placement else None
         y = torch.empty_like(x)
         gate_up = x.new_empty(x.shape[0], 2 * experts.ffn)
-        for rows, (first, down), sizes in _parts(experts, slots, counts):
+        for rows, (first, down), sizes in parts(experts, slots, counts):
             gate_up[rows] = grouped_rows(x[rows], first, sizes)
-            y[rows] = grouped_rows(_silu_mul(gate_up[rows]), down, sizes)
+            y[rows] = grouped_rows(silu_mul(gate_up[rows]), down, sizes)
         if manager and placement:
             manager.release(placement)
         ctx.save_for_backward(x, gate_up, *weights)  # refuses weights changed before backward
@@ -116,14 +116,14 @@ class ExpertFunction(torch.autograd.Function):
         dx = torch.empty_like(x)
         into = _gradient_parts(experts, gradients)
         for (rows, (first, down), sizes), add in zip(
-            _parts(experts, slots, ctx.counts), into, strict=True
+            parts(experts, slots, ctx.counts), into, strict=True
         ):
             part = gate_up[rows]
             dgate_up = _silu_mul_backward(part, grouped_rows(grad[rows], down.mT, sizes))
             dx[rows] = grouped_rows(dgate_up, first.mT, sizes)
             add(
                 grouped_outer(x[rows], dgate_up, sizes),
-                grouped_outer(_silu_mul(part), grad[rows], sizes),
+                grouped_outer(silu_mul(part), grad[rows], sizes),
             )
         if placement is not None:
             manager.release(placement)
@@ -131,12 +131,13 @@ class ExpertFunction(torch.autograd.Function):
         return dx, None, None, None, None, *(None for _ in weights)
 
 
-def _parts(
+def parts(
     experts: Experts, slots: list[torch.Tensor] | None, counts: torch.Tensor
 ) -> list[tuple[slice, tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
     """List (rows, weights, sizes): one grouped product for a rank's mains, one for its slots.
 
-    Shared slots cannot be contiguous with the mains of each layer, hence two.
+    Shared slots cannot be contiguous with the mains of each layer, hence two; without slots a rank
+    has one entry, else two.
     """
     out = []
     begin = 0
@@ -154,7 +155,7 @@ def _parts(
 
 
 def _gradient_parts(experts: Experts, gradients: list[torch.Tensor] | None) -> list[Any]:
-    """Say for every part of `_parts` where its weight gradients go."""
+    """Say for every part of `parts` where its weight gradients go."""
     out = []
     for rank, main in enumerate(experts.main_grads):
         out.append(_adder(experts, main, accumulate=True))
@@ -177,13 +178,14 @@ def _adder(experts: Experts, flat: torch.Tensor, *, accumulate: bool) -> Any:
     return add
 
 
-def _silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """SiLU of the first half of the columns, times the second."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
 def _silu_mul_backward(gate_up: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """Differentiate `_silu_mul`, in fp32 at least, rounded once."""
+    """Differentiate `silu_mul`, in fp32 at least, rounded once."""
     gate, up = gate_up.float().chunk(2, dim=-1)
     wide = grad.float()
     sigmoid = torch.sigmoid(gate)

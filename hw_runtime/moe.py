@@ -239,7 +239,7 @@ class MoEBlock(nn.Module):
         replay = None if ids is None else torch.cat(list(ids))
         probabilities, chosen = self.router(flat, replay)
         per_rank = [one.contiguous() for one in chosen.split(tokens)]
-        physical, counts = self._route(per_rank, micro_batch)
+        physical, counts = self.route(per_rank, micro_batch)
         order = torch.argsort(physical.reshape(-1), stable=True)
         back = torch.empty_like(order)
         back[order] = torch.arange(order.numel(), device=order.device)
@@ -256,10 +256,20 @@ class MoEBlock(nn.Module):
         out = (probabilities.unsqueeze(-1) * rows).sum(1).to(flat.dtype)
         return list(out.split(tokens))
 
-    def _route(
-        self, ids: list[torch.Tensor], micro_batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Physical expert of every pair, and rows of every physical expert (on the CPU)."""
+    def route(self, ids: list[torch.Tensor], micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Route the tokens of all ranks, and start the weights they need.
+
+        Parameters
+        ----------
+        ids : list of int tensors, each [tokens, k], one a rank
+        micro_batch : int
+
+        Returns
+        -------
+        physical : int tensor, shape [tokens of all ranks, k]
+        counts : int32 tensor, shape [ranks, physical experts of a rank], on the CPU
+            Rows of every physical expert.
+        """
         if self.manager is None:
             self.placement = None
             return self._route_home(torch.cat(ids))
