@@ -17,7 +17,7 @@ from .suite import Case, Context, Mismatch, Row
 
 HELP = "prove plans, transfers, reroute and gradient reduction on a fabric"
 SCHEMA = "hw_runtime.check/1"
-SUITES = ("plans", "weights", "gradients", "reroute", "races", "twin")
+SUITES = ("plans", "weights", "gradients", "reroute", "moe", "races", "twin")
 
 _EPILOG = """\
 examples:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ultraep_sim.errors import PlanError
-from ultraep_sim.planning import EPLayout, QuotaSolver, expert_loads
+from ultraep_sim.planning import EPLayout, QuotaSolver, Solution, expert_loads
 from ultraep_sim.planning.assemble import plan_from_replicas
 
 from . import cases
-from .suite import Case, Context, Mismatch
+from .suite import Case, Context, Mismatch, require_equal
 
+BATCH = 64
 LAYOUTS = (
     EPLayout(8, 32, 2),
     EPLayout(16, 128, 1),
@@ -35,24 +37,39 @@ def suite(context: Context) -> Iterator[Case]:
 
 
 def _plans(context: Context, layout: EPLayout, number: int, count: int) -> tuple[int, str]:
-    """Solve twice, with a warm and with a new solver, and validate: nothing may be left behind."""
+    """Plan in batches where the fabric's memory is, and compare with one solve each on the CPU."""
+    import torch
+
+    from ..planner import QuotaPlanner
+
     rng = cases.stream(context.seed, 8, number)
-    warm = QuotaSolver(layout)
-    for at in range(count):
-        tokens = int(rng.integers(0, 4096)) if at else 0  # no tokens at all, too
-        loads = cases.random_loads(rng, layout, tokens)
-        total = expert_loads(loads)
-        got = warm.solve(total)
-        want = QuotaSolver(layout).solve(total) if at % 16 == 0 else got
-        for name in ("expert", "rank", "quota"):
-            if not np.array_equal(getattr(got, name), getattr(want, name)):
-                raise Mismatch(f"loads {at}: {name} differs between two solvers")
-        if at % 4 == 0:
-            plan = plan_from_replicas(layout, loads, got.expert, got.rank, got.quota, tau=got.tau)
-            try:
-                plan.validate(loads)
-            except PlanError as error:
-                raise Mismatch(f"loads {at}: {error}") from error
-            if int(plan.rank_loads.max()) > max(got.tau, 0):
-                raise Mismatch(f"loads {at}: a rank is above the threshold {got.tau}")
-    return count, "plans, each valid and the same from a used and a new solver"
+    device = "cpu" if context.fabric == "host" else context.device
+    planner, solver = QuotaPlanner(layout, device=device), QuotaSolver(layout)
+    for begin in range(0, count, BATCH):
+        size = min(BATCH, count - begin)
+        tokens = rng.integers(0, 4096, size)
+        if begin == 0:
+            tokens[0] = 0  # no tokens at all, too
+        loads = np.stack([cases.random_loads(rng, layout, int(n)) for n in tokens])
+        made = planner.plan(torch.from_numpy(loads.astype(np.int32)).to(planner.device))
+        for at in range(size):
+            _compare(layout, loads[at], made.solution(at), solver, begin + at)
+    return count, "plans, bit for bit those of the CPU planner; every fourth validated"
+
+
+def _compare(
+    layout: EPLayout, loads: NDArray[np.int64], got: Solution, solver: QuotaSolver, at: int
+) -> None:
+    want = solver.solve(expert_loads(loads))
+    if got.tau != want.tau:
+        raise Mismatch(f"loads {at}: threshold {got.tau}, expected {want.tau}")
+    for name in ("expert", "rank", "quota"):
+        require_equal(getattr(got, name), getattr(want, name), f"loads {at}, {name}")
+    if at % 4 == 0:
+        plan = plan_from_replicas(layout, loads, got.expert, got.rank, got.quota, tau=got.tau)
+        try:
+            plan.validate(loads)
+        except PlanError as error:
+            raise Mismatch(f"loads {at}: {error}") from error
+        if int(plan.rank_loads.max()) > max(got.tau, 0):
+            raise Mismatch(f"loads {at}: a rank is above the threshold {got.tau}")

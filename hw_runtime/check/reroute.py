@@ -7,12 +7,15 @@ from functools import partial
 
 import numpy as np
 
-from ultraep_sim.planning import EPLayout
+from ultraep_sim.planning import EPLayout, Plan
 
+from ..reroute import choose_topk
 from . import cases
 from .suite import Case, Context, Mismatch
 
 PLANS = 50
+DEALT = 4
+"""Plans whose tokens are dealt out one by one."""
 
 
 def suite(context: Context) -> Iterator[Case]:
@@ -38,4 +41,19 @@ def _conserves(context: Context, layout: EPLayout, number: int) -> tuple[int, st
         if not np.array_equal(split.sum(axis=0), plan.quota):
             raise Mismatch(f"loads {at}: an instance gets other tokens than its quota")
         tokens += int(loads.sum())
+        if at < DEALT:
+            _deal(rng, plan, at)
     return tokens, "tokens, each sent to exactly one instance"
+
+
+def _deal(rng: np.random.Generator, plan: Plan, at: int) -> None:
+    """Deal every source's pairs to instances: each of its own expert, counts as the split says."""
+    got = np.zeros_like(plan.split)
+    for source, loads in enumerate(plan.loads):
+        ids = rng.permutation(np.repeat(np.arange(len(loads)), loads)).reshape(-1, 1)
+        chosen = choose_topk(ids, plan.offsets, plan.split[source])
+        if not np.array_equal(plan.expert[chosen], ids):
+            raise Mismatch(f"loads {at}: source {source} sends a token to another expert")
+        got[source] = np.bincount(chosen.reshape(-1), minlength=len(plan.rank))
+    if not np.array_equal(got, plan.split):
+        raise Mismatch(f"loads {at}: tokens dealt out differ from the split")
