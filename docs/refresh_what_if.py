@@ -148,8 +148,12 @@ _SHORT = {"ep.pipeline_stages": "stages", "ep.slots_per_rank": "slots", "ep.doma
 
 
 def kept(spec: SweepSpec, rows: Sequence[Row]) -> list[Row]:
-    """Return axes, policy and the columns that are told, rounded to six digits."""
-    names = [*spec.columns, "policy", *COLUMNS]
+    """Return axes, policy and the columns that are told, rounded to six digits.
+
+    Of memory only where it is not enough.
+    """
+    memory = () if all(row["fits"] for row in rows) else ("fits", "memory_GB")
+    names = [*spec.columns, "policy", *COLUMNS, *memory]
     return [{n: _rounded(row[n]) for n in names if n in row} for row in rows]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import textwrap
 from pathlib import Path
 
@@ -9,7 +10,16 @@ import pytest
 
 from ultraep_sim.errors import InputError, ScenarioError
 from ultraep_sim.report.plot_sweep import draw
-from ultraep_sim.sweep import PlotSpec, expand, grid, load_sweep, run_point, run_sweep
+from ultraep_sim.sweep import (
+    PlotSpec,
+    SweepResult,
+    expand,
+    grid,
+    load_sweep,
+    run_point,
+    run_sweep,
+)
+from ultraep_sim.sweep.spec import RESULT_COLUMNS
 
 BASE = """
 name: tiny
@@ -103,6 +113,75 @@ def test_known_points_do_not_run_again(write, monkeypatch):
     assert [row["policy"] for row in result.rows] == ["none", "none", "kept", "none"]
 
 
+FAILURES = """
+    base: base.yaml
+    set:
+      training: {micro_batches: 2}
+      ep.pipeline_stages: 2
+      stragglers: {failures: {losses: [{gpu: 1, at_s: 1.0}]}}
+    vary: {engine.deduplicate: [true, false]}
+"""
+
+
+def test_booleans_are_swept_and_no_result_column_is_free(write, tmp_path):
+    result = run_sweep(load_sweep(write(FAILURES)))
+    assert [row["engine.deduplicate"] for row in result.rows] == [True] * 3 + [False] * 3
+    assert set(result.columns) - {"engine.deduplicate"} == RESULT_COLUMNS
+    result.write(tmp_path / "out")
+    told = pq.read_table(tmp_path / "out" / "sweep.parquet").column("engine.deduplicate")
+    assert told.to_pylist() == [True] * 3 + [False] * 3
+
+
+def test_rows_say_whether_they_fit_and_what_else_to_know(write, monkeypatch):
+    from ultraep_sim.engine import run as engine
+
+    path = write("base: base.yaml\nvary: {seed: [1, 2]}\n")
+    plain = run_sweep(load_sweep(path))
+    assert all(row["fits"] is True and 0 < row["memory_GB"] < 80 for row in plain.rows)
+    (note,) = (text for text in plain.notes if "records count in every mean" in text)
+    assert " points)" not in note
+
+    use = engine.memory_use
+    small = max(row["memory_GB"] for row in plain.rows if row["policy"] == "none") * 1e9
+    monkeypatch.setattr(
+        engine, "memory_use", lambda *a, **b: dataclasses.replace(use(*a, **b), capacity=small)
+    )
+    tight = run_sweep(load_sweep(path))
+    assert {(row["policy"], row["fits"]) for row in tight.rows} >= {
+        ("none", True), ("ultraep", False),
+    }  # fmt: skip
+    assert not any("does not fit" in text for text in tight.notes)
+
+
+def test_notes_say_at_how_many_points(write):
+    spec = load_sweep(write("base: base.yaml\nvary: {seed: [1, 2, 3]}\n"))
+    rows = [{"seed": seed, "policy": p, "notes": "a"} for seed in (1, 2) for p in ("x", "y")]
+    assert SweepResult(spec, [*rows, {"seed": 3, "policy": "x", "notes": "a | b"}]).notes == [
+        "a", "b (at 1 of 3 points)",
+    ]  # fmt: skip
+
+
+def test_all_points_are_read_before_the_first_runs(write, monkeypatch):
+    spec = load_sweep(write("base: base.yaml\nvary: {ep.slots_per_rank: [1, -1]}\n"))
+    ran = []
+    monkeypatch.setattr(grid, "run_point", ran.append)
+    with pytest.raises(ScenarioError, match=r"ep\.slots_per_rank=-1: a point of the sweep"):
+        run_sweep(spec)
+    assert not ran
+    known = {expand(spec)[1].key: []}
+    monkeypatch.setattr(grid, "run_point", lambda point: [{"policy": "none"}])
+    assert len(run_sweep(spec, known=known).rows) == 1
+
+
+def test_rows_are_told_as_they_are_found(write, monkeypatch):
+    spec = load_sweep(write("base: base.yaml\nvary: {seed: [1, 2, 3]}\n"))
+    monkeypatch.setattr(grid, "run_point", lambda point: [dict(point.values)] * 2)
+    told = []
+    result = run_sweep(spec, on_rows=told.append)
+    assert [len(part) for part in told] == [2, 2, 2]
+    assert [row for part in told for row in part] == result.rows
+
+
 def test_a_trace_is_named_relative_to_the_sweep(write, tmp_path):
     path = write("base: base.yaml\nvary: {workload.trace: [here.parquet]}\n")
     (point,) = expand(load_sweep(path))
@@ -128,6 +207,13 @@ def test_a_point_that_cannot_run_is_named(write):
         ("base: base.yaml\nvary: {seed: [1]}\nvaries: 2", "unknown key"),
         ("base: base.yaml\nvary: {seed: [1]}\nplot: {x: seed}", "plot.y (line 3)"),
         ("base: base.yaml\nvary: {a: &l [0,1,2,3,4,5,6,7,8,9]}\n", ""),
+        ("base: base.yaml\nvary: {policy: [{value: 2, set: {seed: 2}}]}", "a column policy"),
+        ("base: base.yaml\nvary: {a: [{value: {fits: 2}, set: {seed: 2}}]}", "a column fits"),
+        (
+            "base: base.yaml\nvary: {a: [{value: {x: 2}, set: {seed: 2}}], seed: [1],"
+            " x: [{value: 3, set: {seed: 3}}]}",
+            "vary.a and vary.x both give a column x",
+        ),
         ("- 1", "a sweep is a mapping"),
         ("vary: [", "sweep.yaml"),
     ],
@@ -183,6 +269,24 @@ def test_the_plot_has_a_line_each_and_starts_at_zero(tmp_path, monkeypatch):
 
     draw(ROWS, PlotSpec(x="x", y="y", only={"part": ["a"]}, title="T"), tmp_path / "p")
     assert seen[1]._suptitle.get_text() == "T (SYNTHETIC load)"
+
+
+def test_what_does_not_fit_is_hollow(tmp_path, monkeypatch):
+    from ultraep_sim.report import plot_sweep
+
+    seen = []
+    monkeypatch.setattr(plot_sweep, "save", lambda figure, stem: seen.append(figure) or [stem])
+    plot = PlotSpec(x="x", y="y", only={"part": ["a"]})
+    rows = [row | {"fits": row["policy"] == "none" or row["x"] < 4} for row in ROWS]
+    draw(rows, plot, tmp_path / "p")
+    hollow = [line for line in seen[0].axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_xydata().tolist() for line in hollow] == [[[4.0, 8.0]]]
+    assert "does not fit" in seen[0].get_supxlabel()
+    draw(ROWS, plot, tmp_path / "p")
+    assert not seen[1].get_supxlabel()
+    on_off = [row | {"x": row["x"] > 1} for row in ROWS if row["x"] < 4]
+    draw(on_off, plot, tmp_path / "p")
+    assert [text.get_text() for text in seen[2].axes[0].get_xticklabels()] == ["False", "True"]
 
 
 def test_the_same_rows_give_the_same_picture(tmp_path):

@@ -16,9 +16,12 @@ from ultraep_sim.commands.console import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from ultraep_sim.sweep import SweepResult
+    from ultraep_sim.sweep.grid import Row
 
 EPILOG = """\
 \b
@@ -36,6 +39,8 @@ _SHOWN = (
     "fraction_of_ideal",
     "speedup_over_none",
 )
+_DAGGER = "\N{DAGGER}"
+_NOTES_SHOWN = 12
 
 
 def sweep(
@@ -50,34 +55,69 @@ def sweep(
 
     Prints one table and writes DIR/sweep.csv, sweep.parquet, and the plot the file asks for.
     """
-    from ultraep_sim.sweep import load_sweep, run_sweep
+    from ultraep_sim.sweep import SweepResult, expand, load_sweep, run_sweep
 
     path = given_path(file, "FILE", "name a sweep file")
     spec = load_sweep(path)
     target = None if out is None else given_path(out, "--out", "name a directory, or leave it out")
-    with progress_bars() as progress:
-        result = run_sweep(spec, progress=progress)
-    files = result.write(target or Path("runs") / path.stem)
+    target = target or Path("runs") / path.stem
+    found: list[Sequence[Row]] = []
+    try:
+        with progress_bars() as progress:
+            result = run_sweep(spec, progress=progress, on_rows=found.append)
+    except (Exception, KeyboardInterrupt):
+        # Hours may lie in these rows; the error itself is told after them, with its exit code.
+        if found:
+            rows = [row for part in found for row in part]
+            files = SweepResult(spec, rows).write(target, plot=False)
+            done = f"{len(found)} of {len(expand(spec))} points"
+            note(f"stopped: {done} are in {', '.join(str(file) for file in files)}; no plot")
+        raise
+    files = result.write(target)
     if as_json:
-        print_json({"question": spec.question, "rows": result.rows})
+        print_json({"question": spec.question, "rows": result.rows, "notes": result.notes})
     else:
-        print_renderable(*([spec.question] if spec.question else []), _table(result))
+        _show(result)
     note(f"wrote {files[0].parent}: {', '.join(file.name for file in files)}")
+
+
+def _show(result: SweepResult) -> None:
+    from rich.text import Text
+
+    from ultraep_sim.report.plot_sweep import NO_FIT
+
+    notes = result.notes
+    more = len(notes) - _NOTES_SHOWN
+    lines = [f"Note: {text}." for text in notes[:_NOTES_SHOWN]]
+    if more > 0:
+        lines.append(f"{more} more notes: see the column notes of sweep.csv.")
+    if not all(map(_fits, result.rows)):
+        lines.insert(0, f"{_DAGGER} {NO_FIT}.")
+    question = [Text(result.spec.question, style="bold")] if result.spec.question else []
+    print_renderable(*question, _table(result), *map(Text, lines))
+
+
+def _fits(row: Row) -> bool:
+    return row.get("fits") is not False
 
 
 def _table(result: SweepResult) -> Table:
     from rich import box
     from rich.table import Table
 
-    axes = [*result.spec.columns, "policy"]
+    axes = result.spec.columns
     shown = [name for name in _SHOWN if name in result.columns]
+    if not all(map(_fits, result.rows)):
+        shown.append("memory_GB")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in axes:
+    for name in (*axes, "policy"):
         table.add_column(name, no_wrap=True)
     for name in shown:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     for row in result.rows:
-        table.add_row(*(str(row[name]) for name in axes), *(_cell(row.get(name)) for name in shown))
+        at = (str(row.get(name, "")) for name in axes)
+        policy = row["policy"] if _fits(row) else f"{row['policy']} {_DAGGER}"
+        table.add_row(*at, policy, *(_cell(row.get(name)) for name in shown))
     return table
 
 

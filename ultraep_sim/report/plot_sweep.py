@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _MARKERS = "osD^vPX*"
+NO_FIT = (
+    "does not fit in the memory of its fullest GPU; its times are those of a machine that had the "
+    "memory"
+)
 
 
 def draw(rows: Sequence[Row], plot: PlotSpec, stem: Path) -> list[Path]:
@@ -24,7 +28,7 @@ def draw(rows: Sequence[Row], plot: PlotSpec, stem: Path) -> list[Path]:
     Parameters
     ----------
     rows : sequence of dict
-        Of a sweep.
+        Of a sweep; those whose ``fits`` is False get hollow markers, and a line says why.
     plot : PlotSpec
     stem : Path
 
@@ -51,6 +55,8 @@ def draw(rows: Sequence[Row], plot: PlotSpec, stem: Path) -> list[Path]:
         axes[0][0].set_ylim(bottom=0)  # so that a small difference looks small
         lines = axes[0][0].get_legend_handles_labels()
         fig.legend(*lines, loc="outside right upper", fontsize=8, handlelength=2.6)
+        if any(row.get("fits") is False for row in kept):
+            fig.supxlabel(f"hollow: {NO_FIT}", x=0.01, ha="left", fontsize=7, color=MUTED)
         title = _title(kept, plot)
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
@@ -87,7 +93,7 @@ def _panel(axis: Axes, rows: Sequence[Row], plot: PlotSpec) -> None:
         lines.setdefault(tuple(row[name] for name in plot.lines), []).append(row)
     look = _look(list(lines), plot)
     places = list(dict.fromkeys(row[plot.x] for row in rows))
-    named = any(isinstance(place, str) for place in places)
+    named = any(isinstance(place, str | bool) for place in places)
     for key, mine in lines.items():
         color, dash, marker = look[key]
         xs = [places.index(row[plot.x]) if named else row[plot.x] for row in mine]
@@ -95,6 +101,12 @@ def _panel(axis: Axes, rows: Sequence[Row], plot: PlotSpec) -> None:
             xs, [row[plot.y] for row in mine], color=color, linestyle=dash, marker=marker,
             markersize=4, linewidth=1.5, label=", ".join(str(part) for part in key),
         )  # fmt: skip
+        hollow = [at for at, row in enumerate(mine) if row.get("fits") is False]
+        if hollow:
+            axis.plot(
+                [xs[at] for at in hollow], [mine[at][plot.y] for at in hollow], color=color,
+                linestyle="none", marker=marker, markersize=4, markerfacecolor="white", zorder=3,
+            )  # fmt: skip
     if plot.reference is not None:
         axis.axhline(plot.reference, color=MUTED, linewidth=0.8, zorder=0)
     if plot.log_x and not named:

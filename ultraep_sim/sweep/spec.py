@@ -14,7 +14,33 @@ from ..scenario.yaml_reader import Location, dotted, read_yaml
 
 MAX_POINTS = 10_000
 _MAX_BYTES = 1 << 20
-Scalar = str | int | float
+Scalar = str | bool | int | float
+#: What a run's rows say of a point; no axis may have such a name.
+RESULT_COLUMNS = frozenset(
+    (
+        "policy",
+        "mean_rank_imbalance",
+        "p99_rank_imbalance",
+        "layer_time_ms",
+        "fraction_of_ideal",
+        "speedup_over_none",
+        "exposed_overhead_us_per_layer",
+        "replicas_per_plan",
+        "activation_peak_ratio",
+        "iteration_ms",
+        "tflops_per_gpu",
+        "communication_exposed",
+        "pipeline_idle",
+        "sync_exposed",
+        "goodput",
+        "restarts",
+        "campaign_h",
+        "fits",
+        "memory_GB",
+        "workload",
+        "notes",
+    )
+)
 _FORM = "see scenarios/what-if/slots.yaml for the form"
 
 
@@ -23,7 +49,7 @@ class ValueSpec(Strict):
 
     Attributes
     ----------
-    value : str, number, or dict of them
+    value : str, number, bool, or dict of them
         How tables and plots call it: the value of the column that is named as the axis, or columns
         of its own.
     set : dict
@@ -117,6 +143,25 @@ class SweepSpec(Strict):
             told = [repr(one.value) for one in self.axis(name)]
             if len(set(told)) < len(told):
                 raise ValueError(f"vary.{name} has a value twice")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_once(self) -> SweepSpec:
+        """Refuse columns that would be written over: by a run's result, or by another axis."""
+        of: dict[str, str] = {}
+        for name in self.vary:
+            for column in {column for one in self.axis(name) for column in one.columns(name)}:
+                if column in RESULT_COLUMNS:
+                    raise ValueError(
+                        f"vary.{name} gives a column {column}, which is one of the results; "
+                        "call it otherwise"
+                    )
+                if column in of:
+                    raise ValueError(
+                        f"vary.{of[column]} and vary.{name} both give a column {column}; "
+                        "call one of them otherwise"
+                    )
+                of[column] = name
         return self
 
     @property
