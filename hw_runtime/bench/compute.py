@@ -54,7 +54,7 @@ def _gemm(
     flops = 6 * hidden * ffn * total
     return GemmRow(
         time,
-        "bf16",
+        name,
         experts,
         hidden,
         ffn,

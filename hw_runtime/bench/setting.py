@@ -79,12 +79,12 @@ HOST = Sizes(
     gradient_bytes=0,
     replicas=(),
     sms=(),
-    shapes=((256, 128),),
+    shapes=((128, 64),),
     experts_per_rank=(4,),
     tokens_per_expert=(16, 64, 256),
     block_ranks=8,
     block_experts=32,
-    block_tokens=256,
+    block_tokens=64,
 )
 """What one CPU gets through in seconds; it has no transfers to time."""
 TINY = Sizes(

@@ -4,6 +4,8 @@ Virtual ranks share one GPU, so every byte that is stored has been loaded from t
 path is "hbm". The ceiling is torch's own copy, measured in the same run: it loads and stores each
 byte once, so its traffic is twice its bytes. A stream with fan-out f loads each byte once and
 stores it f times; a relay loads it again for every rank that forwards. What is compared is traffic.
+
+The time of a stream contains making its task list on the device, as it does in a layer.
 """
 
 from __future__ import annotations
@@ -14,11 +16,10 @@ import numpy as np
 import torch
 
 from ultraep_sim.fabric.tiles import TileList, plan_tiles
-from ultraep_sim.planning import EPLayout
+from ultraep_sim.planning import EPLayout, Plan
 
 from ..check.cases import fanout_plan
 from ..fabrics import Fabric, Geometry, open_fabric
-from ..reduction import gradient_list
 from .rows import CopyRow, ReductionRow, Row, StreamRow
 from .setting import MIB, Setting
 from .timing import rotation
@@ -60,21 +61,33 @@ def _stream(
 ) -> Iterator[Row]:
     geometry = fabric.geometry
     turns = min(RANKS, rotation(geometry.copy_bytes * (1 + fan_out), setting.device))
-    lists = [
-        plan_tiles(
-            fanout_plan(geometry.layout, fan_out, expert=e), geometry.copy_bytes, relay=relay
-        )
-        for e in range(turns)
-    ]
-    if relay and not lists[0].relayed:
+    plans = [fanout_plan(geometry.layout, fan_out, expert=e) for e in range(turns)]
+    tiles = plan_tiles(plans[0], geometry.copy_bytes, relay=relay)
+    if relay and not tiles.relayed:
         return  # the rule found no gain: it would be the direct row again
-    time = setting.clock.replay(lambda i: fabric.distribute(lists[i % turns], mains))
-    stored, loaded = traffic(lists[0])
+    made = [_on_device(plan, setting) for plan in plans]
+    time = setting.clock.replay(
+        lambda i: fabric.distribute_plan(*made[i % turns], mains, relay=relay)  # type: ignore[attr-defined]  # virtual
+    )
+    stored, loaded = traffic(tiles)
     yield StreamRow(
         time, "hbm", geometry.copy_bytes, fan_out, "relay" if relay else "direct", stored, loaded,
         stored / time.median_us / 1e3,
         (stored + loaded) / time.median_us / 1e3 / (2 * ceiling.GBps),
     )  # fmt: skip
+
+
+def _on_device(plan: Plan, setting: Setting) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Bring a plan's replicas to the device: expert, rank, and how many."""
+    words = (
+        plan.expert[plan.is_replica],
+        plan.rank[plan.is_replica],
+        np.array([plan.num_replicas]),
+    )
+    expert, rank, count = (
+        torch.from_numpy(word.astype(np.int32)).to(setting.device) for word in words
+    )
+    return expert, rank, count
 
 
 def traffic(tiles: TileList) -> tuple[int, int]:
@@ -90,13 +103,18 @@ def reduction_rows(setting: Setting, ceiling: CopyRow) -> Iterator[Row]:
     layout = EPLayout(max(sizes.replicas) + 1, max(sizes.replicas) + 1, 1)
     elements = sizes.gradient_bytes // 4
     for dtype, width in (("fp32", 4), ("bf16", 2)):
-        geometry = Geometry(layout, 16, elements, dtype)  # type: ignore[arg-type]  # a literal
+        turns = rotation(2 * elements * width, setting.device)  # of the fewest bytes, one replica
+        geometry = Geometry(layout, 16, elements, dtype, turns)  # type: ignore[arg-type]  # a literal
+        weights = [_bytes(16, setting)[None] for _ in range(layout.num_ranks)]
         mains = [
             torch.zeros(1, elements, dtype=torch.float32, device=setting.device)
             for _ in range(layout.num_ranks)
         ]
         with open_fabric("virtual", geometry) as fabric:
             for replicas in sizes.replicas:
+                for which in range(turns):  # lists the reduction of another expert in each set
+                    plan = fanout_plan(layout, replicas, expert=which % layout.num_ranks)
+                    fabric.distribute_plan(*_on_device(plan, setting), weights, which)  # type: ignore[attr-defined]  # virtual
                 for sms in sizes.sms:
                     yield _reduce(setting, ceiling, fabric, mains, (dtype, width), replicas, sms)
         del mains
@@ -113,12 +131,10 @@ def _reduce(
 ) -> ReductionRow:
     geometry, (dtype, width) = fabric.geometry, kind
     size = geometry.gradient_elements * width
-    turns = min(geometry.layout.num_ranks, rotation(size * (1 + replicas), setting.device))
-    work = [
-        gradient_list(fanout_plan(geometry.layout, replicas, expert=e), geometry.main_row)
-        for e in range(turns)
-    ]
-    time = setting.clock.replay(lambda i: fabric.reduce(work[i % turns], mains, sms=sms))
+    turns = geometry.sets
+    time = setting.clock.replay(
+        lambda i: fabric.reduce_plan(mains, i % turns, sms=sms)  # type: ignore[attr-defined]  # virtual
+    )
     # The main is read and written once, a replica read once and zeroed once.
     moved = 2 * (geometry.gradient_elements * 4 + replicas * size)
     return ReductionRow(
