@@ -6,6 +6,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from ultraep_sim.errors import InputError
+
 from ..errors import MissingHardwareError
 from .base import ALIGN, GRADIENT_BYTES, Geometry
 
@@ -67,3 +69,19 @@ class Arena:
 
 def _up(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
+
+
+def sm_budget(torch: Any, device: Any, sms: int | None) -> int:
+    """Return the thread blocks of a reduction: the SMs asked for, at most those there are.
+
+    Raises
+    ------
+    InputError
+        Fewer than one.
+    """
+    there = 4  # the CPU, in tests
+    if device.type == "cuda":
+        there = int(torch.cuda.get_device_properties(device).multi_processor_count)
+    if sms is not None and sms < 1:
+        raise InputError("no SM", place="sms", value=sms, remedy="give 1 or more")
+    return there if sms is None else min(sms, there)

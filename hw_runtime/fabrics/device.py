@@ -29,8 +29,9 @@ from ultraep_sim.fabric.tiles import TileList
 
 from ..errors import FabricError
 from ..reduction import GradientList
-from .arena import Arena
+from .arena import Arena, sm_budget
 from .base import Fabric, Geometry
+from .rows import check_bytes, check_count, check_rows, gradient_dtype
 from .structs import (
     ERROR,
     GRADIENTS,
@@ -48,8 +49,10 @@ from .structs import (
     plan_shapes,
     stream_shared_bytes,
     struct_of,
+    task_numbers,
     task_shapes,
     tile_arrays,
+    zeros_of,
 )
 
 LIMIT_NS = 20_000_000_000
@@ -169,7 +172,7 @@ class DeviceFabric(Fabric):
         """Write every replica of a host-made task list; see `Fabric.distribute`."""
         self.geometry.check_tiles(tiles)
         self.geometry.check_set(which)
-        self._check_bytes(mains)
+        check_bytes(mains, self.local_ranks)
         arrays = self._upload_all(tile_arrays(tiles, self.geometry))
         # Freed when this returns: the allocator hands it out again behind the launch only.
         return self._stream(arrays, self._main_table(mains, self.geometry.copy_bytes), which)
@@ -192,7 +195,7 @@ class DeviceFabric(Fabric):
             Send through relays where the rule finds a gain.
         """
         self.geometry.check_set(which)
-        self._check_bytes(mains)
+        check_bytes(mains, self.local_ranks)
         made = self._plan_arrays(which, relay, expert, rank, count)
         kernels = self._kernels("tasks")
         kernels.launch("list_tasks", 1, LIST_THREADS, 0, made["plan"], made["tasks_struct"])
@@ -216,7 +219,7 @@ class DeviceFabric(Fabric):
         own = ("made", which)
         if own not in self._keep:  # once a set: later structs point to the same arrays
             shapes = (plan_shapes(g), task_shapes(g), gradient_shapes(g))
-            arrays = [self._upload_all(_zeros_of(shape)) for shape in shapes]
+            arrays = [self._upload_all(zeros_of(shape)) for shape in shapes]
             arrays[0]["home"] = self._upload(g.layout.home.astype(np.int32))
             arrays[2]["main_row"] = self._upload(g.main_row)
             self._keep[own] = arrays
@@ -225,7 +228,7 @@ class DeviceFabric(Fabric):
         numbers = {"experts": g.layout.num_experts, "relay": int(relay)}
         made = {
             "plan": self._struct(PLAN, given, numbers),
-            "tasks_struct": self._struct(TASKS, tasks, self._task_numbers()),
+            "tasks_struct": self._struct(TASKS, tasks, task_numbers(self.geometry)),
             "gradients_struct": self._struct(GRADIENTS, gradients, {}),
             "tasks": tasks,
             "gradients": gradients,
@@ -292,13 +295,7 @@ class DeviceFabric(Fabric):
         self, lists: Mapping[str, Any], mains: Sequence[Any], table: Any, which: int,
         sms: int | None, key: tuple[Any, ...] | None = None,
     ) -> None:  # fmt: skip
-        dtype = mains[self.local_ranks[0]].dtype
-        names = {self._torch.float32: "fp32", self._torch.bfloat16: "bf16"}
-        if dtype not in names:
-            raise InputError(
-                "gradients are float32 or bfloat16", place="mains", value=str(dtype),
-                remedy="cast them before",
-            )  # fmt: skip
+        dtype = gradient_dtype(mains[self.local_ranks[0]])
         made = self._keep.get(key)
         if made is None:
             arrays = {**lists, "mains": table, "slots": self._tables["gradients", which]}
@@ -311,19 +308,12 @@ class DeviceFabric(Fabric):
             made = self._struct(REDUCE, arrays, numbers)
             if key is not None:
                 self._keep[key] = made
-        kernel = f"reduce_{names[dtype]}_{self.geometry.gradient_dtype}"
+        kernel = f"reduce_{dtype}_{self.geometry.gradient_dtype}"
         self.barrier()
-        self._kernels("reduce").launch(kernel, self._budget(sms), REDUCE_THREADS, 0, made)
+        self._kernels("reduce").launch(
+            kernel, sm_budget(self._torch, self.device, sms), REDUCE_THREADS, 0, made
+        )
         self.barrier()
-
-    def _budget(self, sms: int | None) -> int:
-        """Return the blocks of a reduction: the SMs asked for, at most those there are."""
-        there = 4
-        if self.device.type == "cuda":
-            there = self._torch.cuda.get_device_properties(self.device).multi_processor_count
-        if sms is not None and sms < 1:
-            raise InputError("no SM", place="sms", value=sms, remedy="give 1 or more")
-        return there if sms is None else min(sms, there)
 
     def barrier(self) -> None:
         """Launch a barrier of all ranks; within one process the stream is one already."""
@@ -331,7 +321,7 @@ class DeviceFabric(Fabric):
             return
         key = ("barrier",)
         if key not in self._keep:
-            unused = self._upload_all(_zeros_of(task_shapes(self.geometry)))
+            unused = self._upload_all(zeros_of(task_shapes(self.geometry)))
             self._keep["unused"] = unused
             self._keep[key] = self._stream_struct(unused, self._tables["slots", 0], 0)
         self._kernels("stream").launch("rank_barrier", 1, 32, 0, self._keep[key])
@@ -382,18 +372,9 @@ class DeviceFabric(Fabric):
         """Write a struct of addresses and numbers; whoever keeps it keeps the arrays too."""
         return self._upload(struct_of(names, lambda name: arrays[name].data_ptr(), numbers))
 
-    def _task_numbers(self) -> dict[str, int]:
-        g = self.geometry
-        return {
-            "ranks": g.layout.num_ranks,
-            "capacity": capacity(g),
-            "tiles": g.tiles_per_copy,
-            "chunk_tiles": g.chunk_tiles,
-        }
-
     def _stream_numbers(self) -> dict[str, int]:
         return {
-            **self._task_numbers(),
+            **task_numbers(self.geometry),
             "list": self._list,
             "copy_bytes": self.geometry.copy_bytes,
             "tile_bytes": self.geometry.tile_bytes,
@@ -413,42 +394,12 @@ class DeviceFabric(Fabric):
     def _main_table(self, mains: Sequence[Any], length: int) -> Any:
         """Upload the address of every local expert's row."""
         g = self.geometry
-        if len(mains) != g.layout.num_ranks:
-            raise InputError(
-                "no entry for every rank", place="mains", value=len(mains),
-                remedy=f"give {g.layout.num_ranks}, None for ranks of other processes",
-            )  # fmt: skip
+        check_count(mains, g.layout.num_ranks)
         for r in self.local_ranks:
-            self._check_rows(mains[r], r, length)
+            check_rows(mains[r], r, (int(g.layout.mains_per_rank[r]), length), self.device)
         table = np.zeros(g.layout.num_experts, np.int64)
         for e, (home, row) in enumerate(zip(g.layout.home, g.main_row, strict=True)):
             if home in self.local_ranks:
                 rows = mains[home]
                 table[e] = rows.data_ptr() + int(row) * rows.stride(0) * rows.element_size()
         return self._upload(table)
-
-    def _check_bytes(self, mains: Sequence[Any]) -> None:
-        for r in self.local_ranks[: len(mains)]:
-            if mains[r].dtype != self._torch.uint8:
-                raise InputError(
-                    "weights are bytes to a fabric", place=f"mains[{r}]",
-                    value=str(mains[r].dtype), remedy="give tensor.view(torch.uint8)",
-                )  # fmt: skip
-
-    def _check_rows(self, rows: Any, rank: int, length: int) -> None:
-        shape = (int(self.geometry.layout.mains_per_rank[rank]), length)
-        if tuple(rows.shape) != shape or rows.device.type != self.device.type:
-            raise InputError(
-                "main weights or gradients do not fit", place=f"mains[{rank}]",
-                value=f"{rows.dtype} {tuple(rows.shape)} on {rows.device}",
-                remedy=f"give {list(shape)} on {self.device}",
-            )  # fmt: skip
-        if shape[1] > 1 and shape[0] and rows.stride(1) != 1:
-            raise InputError(
-                "rows are not contiguous", place=f"mains[{rank}]", value=tuple(rows.stride()),
-                remedy="give tensor.contiguous()",
-            )  # fmt: skip
-
-
-def _zeros_of(shapes: Mapping[str, tuple[type[np.generic], int]]) -> dict[str, NDArray[Any]]:
-    return {name: np.zeros(length, dtype) for name, (dtype, length) in shapes.items()}

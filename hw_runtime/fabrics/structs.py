@@ -77,6 +77,16 @@ def capacity(geometry: Geometry) -> int:
     return max(1, ranks * geometry.layout.slots_per_rank)
 
 
+def task_numbers(geometry: Geometry) -> dict[str, int]:
+    """Return the fields of TaskArrays that are numbers."""
+    return {
+        "ranks": geometry.layout.num_ranks,
+        "capacity": capacity(geometry),
+        "tiles": geometry.tiles_per_copy,
+        "chunk_tiles": geometry.chunk_tiles,
+    }
+
+
 def task_shapes(geometry: Geometry) -> dict[str, tuple[type[np.generic], int]]:
     """Return dtype and length of every array of TaskArrays."""
     n, lists = capacity(geometry), geometry.layout.num_ranks + 1
@@ -117,6 +127,13 @@ def gradient_shapes(geometry: Geometry) -> dict[str, tuple[type[np.generic], int
         "counts": (np.int32, 2),
         "offsets": (np.int64, n + 1),
     }
+
+
+def zeros_of(
+    shapes: Mapping[str, tuple[type[np.generic], int]],
+) -> dict[str, NDArray[np.generic]]:
+    """Return arrays of the given dtypes and lengths, all zero."""
+    return {name: np.zeros(length, dtype) for name, (dtype, length) in shapes.items()}
 
 
 def tile_arrays(tiles: TileList, geometry: Geometry) -> dict[str, NDArray[np.generic]]:
@@ -164,10 +181,9 @@ def _kinds(tiles: TileList) -> NDArray[np.int64]:
 def _pad(
     shapes: Mapping[str, tuple[type[np.generic], int]], given: Mapping[str, NDArray[np.generic]]
 ) -> dict[str, NDArray[np.generic]]:
-    out: dict[str, NDArray[np.generic]] = {}
-    for name, (dtype, length) in shapes.items():
-        out[name] = np.zeros(length, dtype)
-        out[name][: len(given[name])] = given[name]
+    out = zeros_of(shapes)
+    for name, array in out.items():
+        array[: len(given[name])] = given[name]
     return out
 
 

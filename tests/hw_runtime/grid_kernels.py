@@ -27,6 +27,7 @@ from hw_runtime.fabrics.structs import (
     gradient_shapes,
     plan_shapes,
     struct_of,
+    task_numbers,
     task_shapes,
     tile_arrays,
 )
@@ -120,15 +121,6 @@ def zeros(shapes):
 def struct(names, arrays, **numbers):
     """Write a struct that points to numpy arrays; whoever calls keeps both alive."""
     return struct_of(names, lambda name: arrays[name].ctypes.data, numbers)
-
-
-def task_numbers(geometry: Geometry) -> dict[str, int]:
-    return {
-        "ranks": geometry.layout.num_ranks,
-        "capacity": capacity(geometry),
-        "tiles": geometry.tiles_per_copy,
-        "chunk_tiles": geometry.chunk_tiles,
-    }
 
 
 def listed(geometry: Geometry, solution, home, relay: bool, order: int = 0):

@@ -158,3 +158,29 @@ def test_check_is_green_with_eight_processes_on_one_gpu():
     words = "--nproc-per-node 8 -m hw_runtime check --fabric ipc --suite weights --suite gradients"
     command = [sys.executable, "-m", "torch.distributed.run", *words.split()]
     assert subprocess.run(command, check=False, timeout=600).returncode == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_captured_graph_follows_the_plan_on_the_device():
+    geometry = Geometry(LAYOUT, 5 * 32768 + 48)
+    mains = cases.random_weights(cases.stream(1), LAYOUT, geometry.copy_bytes)
+    given = [torch.from_numpy(m).cuda() for m in mains]
+    expert, rank = (torch.zeros(24, dtype=torch.int32, device="cuda") for _ in range(2))
+    count = torch.zeros(1, dtype=torch.int64, device="cuda")
+    with open_fabric("virtual", geometry, jitter=3) as fabric:
+        fabric.distribute_plan(expert, rank, count, given)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            fabric.distribute_plan(expert, rank, count, given)
+        for fanout in (11, 3, 0, 9):
+            plan = cases.fanout_plan(LAYOUT, fanout, expert=fanout)
+            which = np.flatnonzero(plan.is_replica)
+            expert[:fanout] = torch.from_numpy(plan.expert[which]).cuda()
+            rank[:fanout] = torch.from_numpy(plan.rank[which]).cuda()
+            count[0] = fanout
+            graph.replay()
+            fabric.synchronize()
+            for (r, slot), want in cases.expected_slots(plan, mains, geometry.main_row).items():
+                np.testing.assert_array_equal(fabric.slots(r)[slot].cpu().numpy(), want)

@@ -4,14 +4,14 @@ import re
 
 import numpy as np
 import pytest
-from grid_kernels import grid_kernels, listed, struct, task_numbers
+from grid_kernels import grid_kernels, listed, struct
 from host_kernels import needs_compiler
 
 from hw_runtime.check.cases import fanout_plan, random_loads, solved_plan, stream
 from hw_runtime.compile import KERNELS
 from hw_runtime.fabrics import Geometry
 from hw_runtime.fabrics import structs as layout_of
-from hw_runtime.fabrics.structs import TASKS, gradient_arrays, tile_arrays
+from hw_runtime.fabrics.structs import TASKS, gradient_arrays, task_numbers, tile_arrays
 from hw_runtime.reduction import gradient_list
 from ultraep_sim.errors import InputError
 from ultraep_sim.fabric.tiles import plan_tiles
