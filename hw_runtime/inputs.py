@@ -24,9 +24,7 @@ def as_tensor(array: Any) -> torch.Tensor:
 
 
 def to_fabric(tensor: torch.Tensor) -> Any:
-    """See a tensor as the fabric takes it: numpy on the host, bf16 as uint16."""
-    if tensor.device.type != "cpu":
-        return tensor
+    """See a CPU tensor as the host fabric takes it: numpy, bf16 as uint16."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy()
     return tensor.numpy()

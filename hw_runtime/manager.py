@@ -146,7 +146,9 @@ class Manager:
                 remedy="give 1 or more, or leave balancing off",
             )  # fmt: skip
         self.ranks = fabric.local_ranks
-        self.device = as_tensor(fabric.slots(self.ranks[0])).device
+        slots = fabric.slots(self.ranks[0])
+        self.device = as_tensor(slots).device
+        self._as_fabric = to_fabric if isinstance(slots, np.ndarray) else torch.Tensor.detach
         self._quota = QuotaSolver(self.layout)
         self._mosaic = MosaicSolver(self.layout)
         self._sets = [_Set() for _ in range(fabric.geometry.sets)]
@@ -281,7 +283,10 @@ class Manager:
         if placement._releases_seen != held.releases:
             self.fabric.barrier()  # else the exchange of counts, behind the last reader, was one
         placement._releases_seen = -1
-        raw = [None if one is None else to_fabric(one.detach().view(torch.uint8)) for one in mains]
+        raw = [
+            None if one is None else self._as_fabric(one.detach().view(torch.uint8))
+            for one in mains
+        ]
         held.resident = None
         with self._weights.run(held.released):
             held.epoch = self.fabric.distribute(placement.tiles, raw, placement.which)
@@ -389,7 +394,7 @@ class Manager:
             "main_grads", main_grads, rows, self.ranks, self.device, elements,
             dtypes=(torch.float32, torch.bfloat16),
         )  # fmt: skip
-        raw = [None if one is None else to_fabric(one.detach()) for one in main_grads]
+        raw = [None if one is None else self._as_fabric(one.detach()) for one in main_grads]
         with self._reduction.run():
             self.fabric.reduce(placement.gradients, raw, placement.which, sms=sms)
 
