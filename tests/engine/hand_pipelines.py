@@ -156,15 +156,15 @@ def joint_cases() -> list[HandCase]:
                 "busy_s": [[177]],
             },
         ),
-        # Stage 0: F0 0-2, F1 2-4; stage 1: F0 3-5, F1 and B0 5-11; stage 0: F2 and B0 12-18;
-        # stage 1: F2 and B1 19-25, B2 25-29; stage 0: B1 26-30, B2 30-34.
+        # Stage 0 runs 3 ahead: F0 0-2, F1 2-4, F2 4-6; stage 1: F0 3-5, F1 and B0 5-11, F2 and B1
+        # 11-17, B2 17-21; stage 0: B0 12-16, B1 18-22, B2 22-26.
         HandCase(
             "dualpipe, 2 stages",
             pipe(2, 4, stages=2, micro_batches=3, overlap="dualpipe"),
-            34,
+            26,
             {
-                "forward_start": [[[0, 2, 12], [3, 5, 19]]],
-                "backward_end": [[[18, 30, 34], [11, 25, 29]]],
+                "forward_start": [[[0, 2, 4], [3, 5, 11]]],
+                "backward_end": [[[16, 22, 26], [11, 17, 21]]],
             },
         ),
         # Chains of unlike length: forward of one layer n = 5 (keys .1 .3 .5 .7 .9), backward with

@@ -46,7 +46,7 @@ def test_two_batch():
 
 def test_dualpipe():
     job = make_job(stages=2, micro_batches=4, overlap="dualpipe")
-    assert written(job, 0) == "F00 F01 F02+B00 F03+B01 B02 B03"
+    assert written(job, 0) == "F00 F01 F02 F03+B00 B01 B02 B03"
     assert written(job, 1) == "F10 F11+B10 F12+B11 F13+B12 B13"
     assert written(make_job(stages=3, overlap="dualpipe"), 0) == "F00 B00"
 

@@ -113,6 +113,18 @@ def test_interleaving_divides_the_bubble_by_the_chunks() -> None:
     assert idle(4) == pytest.approx(idle(1) / 4)
 
 
+@pytest.mark.parametrize("stages", [1, 2, 4, 8])
+def test_dualpipe_keeps_the_bubble_of_1f1b_and_hides_communication(stages: int) -> None:
+    busy = {"fwd_compute": 2.0, "fwd_dispatch": 0.5, "bwd_compute": 2.0, "bwd_dispatch": 0.5}
+    plain, pairs = (
+        run_fast(make_job(stages=stages, micro_batches=48, busy=busy, overlap=overlap))
+        for overlap in ("none", "dualpipe")
+    )
+    assert pairs.iteration_s < plain.iteration_s
+    idle = [1 - float(t.busy_s.mean()) / t.iteration_s for t in (plain, pairs)]
+    assert idle[1] == pytest.approx(idle[0], abs=0.03)
+
+
 def test_imbalance_that_persists_in_a_stage_costs_more_than_what_averages_out() -> None:
     """The same units in both: one slow stage, or the slowness dealt over stages in turn."""
     slow = np.ones((1, 32, 4, 1))

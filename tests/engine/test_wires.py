@@ -43,7 +43,7 @@ def test_a_healthy_fabric_changes_rates_little() -> None:
     far = ways("ep.ranks=64", "model.num_experts=64", "topology={}")
     plain = between(rack())
     assert far.hop.rate == pytest.approx(plain.rate, rel=1e-6)
-    assert far.hop.floor_s > plain.floor_s  # the path's latency
+    assert far.hop.floor_s == plain.floor_s  # which holds for a usual path
 
 
 def test_oversubscription_divides_the_rate_between_racks() -> None:

@@ -9,7 +9,7 @@ from ultraep_sim.model.shapes import ModelShape
 
 _BF16, _FP32 = 2.0, 4.0
 
-#: Times the logits of a micro-batch pass HBM in a forward and its loss.
+#: Times the logits of a micro-batch pass HBM in a forward with its loss, and again in a backward.
 LOGIT_PASSES = assumed(4, "1", "fp32 logits written, read by the softmax twice, once by loss", 2, 8)
 
 #: Bytes a parameter costs an Adam step in mixed precision.
@@ -52,7 +52,10 @@ def embedding_time(shape: ModelShape, gpu: GpuProfile, tokens: int) -> float:
 def head_time(
     shape: ModelShape, gpu: GpuProfile, tokens: int, direction: Direction = "forward"
 ) -> float:
-    """Time of logits and loss of a rank's tokens, in seconds; no vocabulary, no time."""
+    """Time of logits and loss of a rank's tokens, in seconds; no vocabulary, no time.
+
+    The backward passes over logits and their gradient as often as the forward over logits.
+    """
     params = float(shape.vocabulary) * shape.hidden
     logits = LOGIT_PASSES.si * tokens * shape.vocabulary * _FP32 / gpu.memory_rate
     return dense_time(params, gpu, tokens, direction) + logits

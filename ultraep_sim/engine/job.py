@@ -37,7 +37,7 @@ PHASE_PART: dict[str, Literal["compute", "link", "control"]] = {
     "bwd_dispatch": "link",
     "bwd_attention": "compute",
     "bwd_shared": "compute",
-    "bwd_grad_reduce": "link",
+    "bwd_grad_reduce": "control",  # bound by its SM budget, not by the link
 }
 
 

@@ -62,6 +62,9 @@ class PolicyReplay:
         None where it sends every pair.
     any_tree : bool
         As in `StatsBuilder`.
+    per_replica : int, optional
+        Micro-batches of a step that one replica runs one after the other; the next so many are
+        another replica's, which runs at the same time. None: all are one replica's.
     """
 
     def __init__(
@@ -73,10 +76,13 @@ class PolicyReplay:
         top_k: int | None = None,
         *,
         any_tree: bool = False,
+        per_replica: int | None = None,
     ) -> None:
         self.label = label
         self.policy = policy
         self._top_k = top_k
+        self._per_replica = per_replica
+        self._previous: dict[tuple[int, int], NDArray[np.int64]] = {}
         self.builder = StatsBuilder(capacity, policy.layout.num_ranks, tile_rows, any_tree=any_tree)
         self.warm = np.zeros(capacity, np.bool_)
         self._states: dict[int, PolicyState] = {}
@@ -96,11 +102,14 @@ class PolicyReplay:
         self.builder.add(plan, state.moved)
         if self._top_k is not None:
             self.builder.scale_wire(*dedup_factors(plan, self._top_k))
-        state.previous = total
+        self._previous[record.layer, self._replica(record)] = total
         above = (record.step, record.micro_batch, record.layer + 1)
         self._below = (above, total)
         if self.policy.cadence_steps is not None:
             state.history.add(record.step, total)
+
+    def _replica(self, record: Record) -> int:
+        return record.micro_batch // self._per_replica if self._per_replica else 0
 
     def _state(self, record: Record, step_every: int) -> PolicyState:
         state = self._states.get(record.layer)
@@ -108,6 +117,9 @@ class PolicyReplay:
             state = self.policy.new_state(record.layer)
             state.since = record.step
             self._states[record.layer] = state
+            for key in [key for key in self._previous if key[0] == record.layer]:
+                del self._previous[key]
+        state.previous = self._previous.get((record.layer, self._replica(record)))
         state.step, state.micro_batch = record.step, record.micro_batch
         state.moved = None
         here = (record.step, record.micro_batch, record.layer)

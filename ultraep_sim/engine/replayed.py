@@ -69,6 +69,15 @@ class Replayed:
         """Return the iterations all of whose records count."""
         spec, rows = self.scenario.training, self.jobs().rows
         found = np.flatnonzero(self.warm[rows].all(axis=(1, 2))).tolist()
+        if not found:
+            raise ScenarioError(
+                "no whole iteration is left after the warm-up of the policies",
+                file=self.scenario.source_path,
+                place="training",
+                value=f"{len(rows)} iterations in the trace",
+                remedy="replay a longer trace, use fewer micro-batches, or set engine.warmup: "
+                "include",
+            )
         return found if spec is None else found[: spec.iterations]
 
     def step_of(self, jobs: TrainingJobs, iteration: int) -> int:
@@ -131,6 +140,7 @@ def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> lis
     """Make the listed policies, and the references under names no label can have."""
     wanted = [(spec.label, spec.name, _options(scenario, spec)) for spec in scenario.policies]
     wanted += [(reference(name), name, {}) for name in _REFERENCES]
+    spec = scenario.training
     top_k = scenario.model.top_k if scenario.engine.deduplicate else None
     found = []
     for label, name, given in wanted:
@@ -139,7 +149,16 @@ def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> lis
             cost = cost_model(scenario.model, scenario.rack, policy.price(), options)
             policy = get_policy(name, layout, **{"cost": cost, **given})
         trees = options.relay == "gain"
-        found.append(PolicyReplay(label, policy, options.tile_rows, top_k=top_k, any_tree=trees))
+        found.append(
+            PolicyReplay(
+                label,
+                policy,
+                options.tile_rows,
+                top_k=top_k,
+                any_tree=trees,
+                per_replica=None if spec is None else spec.micro_batches,
+            )
+        )
     return found
 
 

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from ..errors import ScenarioError
 from .geometry import geometry
+from .in_flight import in_flight
 from .layer import LayerOptions
 from .memory import MemoryUse, memory_use
 from .replay import PolicyReplay
 from .replayed import Progress, replay_scenario
-from .stage_memory import StageLayers, stages_of
+from .stage_memory import stages_of
 from .summary import iteration_table, record_table, result_notes, result_rows
 from .training import Iteration, TrainingJobs, engine_of
 
@@ -202,7 +203,7 @@ def _iterations(
         for iteration in which:
             times = engine(jobs.job(label, iteration, start))
             start += times.iteration_s
-            found[label].append(jobs.measure(times))
+            found[label].append(jobs.measure(label, times))
             done += 1
             if progress is not None:
                 progress("arranging iterations", done, len(labels) * len(which))
@@ -231,16 +232,26 @@ def _memory(
         groups=groups,
         pipeline_stages=scenario.ep.pipeline_stages,
         data_parallel=scenario.ep.data_parallel,
-        stage_layers=_stage_layers(scenario),
+        **_stages(scenario),
     )
 
 
-def _stage_layers(scenario: Scenario) -> tuple[StageLayers, ...] | None:
-    """Return what each stage holds, where a training section says it."""
-    if scenario.training is None:
-        return None
+def _stages(scenario: Scenario) -> dict[str, Any]:
+    """Say what each stage holds, and how much its schedule keeps in flight."""
+    spec = scenario.training
+    if spec is None:
+        return {}
     place = geometry(scenario)
-    return stages_of(place.moe, place.dense, place.stages)
+    return {
+        "stage_layers": stages_of(place.moe, place.dense, place.stages),
+        "in_flight": in_flight(
+            spec.schedule,
+            scenario.engine.overlap,
+            place.stages,
+            place.chunks,
+            place.micro_batches,
+        ),
+    }
 
 
 def _check_memory(memory: dict[str, MemoryUse]) -> None:

@@ -36,7 +36,7 @@ class Geometry:
     replicas, stages, ranks : int
         D, P, R.
     domain_size : int
-        Ranks of a group that share a scale-up domain.
+        GPUs of a scale-up domain.
     """
 
     replicas: int
@@ -51,9 +51,12 @@ class Geometry:
 
     @property
     def domain_of(self) -> NDArray[np.int64]:
-        """Scale-up domain of each GPU, int64 [G], counted through all groups."""
-        each = -(-self.ranks // self.domain_size)
+        """Scale-up domain of each GPU, int64 [G], packed as `fabric.groups.place_groups` does."""
         group, rank = np.divmod(np.arange(self.gpus), self.ranks)
+        if self.ranks <= self.domain_size:  # as many groups share a domain as fit whole
+            shared: NDArray[np.int64] = group // (self.domain_size // self.ranks)
+            return shared
+        each = -(-self.ranks // self.domain_size)
         domain: NDArray[np.int64] = group * each + rank // self.domain_size
         return domain
 

@@ -12,8 +12,8 @@ Decisions where the sources leave room:
   to it waits for it where the kernel ends, as ranks do after every kernel.
 - A lost switch plane takes its share of the bandwidth of every GPU of the domain: traffic spreads
   evenly over planes.
-- Jitter has mean 1, because measured kernel tables hold means. It strikes every kernel of every
-  rank on its own, the solve of a plan included.
+- Jitter has mean 1, because measured kernel tables hold means. It strikes every kernel of a MoE
+  layer on every rank on its own, the solve of a plan included; dense layers and head have none.
 """
 
 from __future__ import annotations

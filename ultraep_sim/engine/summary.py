@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, NDArray[Any]]
 
+_JOINT = ("two_batch", "dualpipe")
+
 
 def reference(name: str) -> str:
     """Key of a reference policy that no label of a scenario can have."""
@@ -175,6 +177,22 @@ def _of_training(scenario: Scenario, jobs: TrainingJobs) -> list[str]:
         )
     if spec.replica_loads == "shared" and place.replicas > 1:
         notes.append("all replicas see the same micro-batches: none waits for another's load")
+    if scenario.workload.sequence_length > jobs.options.tokens_per_rank:
+        notes.append(
+            f"a sequence of {scenario.workload.sequence_length} tokens is longer than a rank's "
+            f"micro-batch of {jobs.options.tokens_per_rank}: only attention's context is, no "
+            "context parallelism is modelled"
+        )
+    if scenario.topology is not None:
+        notes.append(
+            "the topology section sets pipeline hops and gradient sync; inside layers the rack's "
+            "rates hold"
+        )
+    if scenario.engine.restore == "overlapped" and scenario.engine.overlap in _JOINT:
+        notes.append(
+            f"with {scenario.engine.overlap} the restore of replica weights is on the "
+            "communication stream, exposed or overlapped alike"
+        )
     if scenario.stragglers is not None:
         notes.append("layer times are those of usual GPUs, iterations those of this scenario's")
     return notes + jobs.conditions.notes()

@@ -111,6 +111,8 @@ class _Surroundings:
         return seconds
 
     def _hop(self) -> float:
+        if self.place.stages == 1:  # chunks of one stage hand on in place
+            return 0.0
         return self.ways.hop.seconds(self.options.tokens_per_rank * self.shape.hidden * _BF16)
 
     def _layer_params(self) -> tuple[float, float]:

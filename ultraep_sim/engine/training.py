@@ -41,8 +41,9 @@ class Iteration:
         Model FLOPs (`ultraep_sim.compute.model_flops`) over time and GPUs.
     communication_exposed, pipeline_idle, sync_exposed : float
         Shares of the iteration, means over stages: a stage is in a forward or backward but its
-        compute stream waits for communication or a plan; it waits for other stages; the gradient
-        sync, the optimizer and the gathering of parameters after the last backward.
+        compute stream waits for communication or a plan; it waits for other stages or replicas;
+        gradient sync that sticks out behind its last backward, optimizer and gathering of
+        parameters.
     """
 
     iteration_s: float
@@ -173,31 +174,50 @@ class TrainingJobs:
                 self.options,
             )
             cube = {name: part[back.reshape(rows.shape)] for name, part in seconds.items()}
+            if self._prices[label].transport == "migrate":
+                cube["fwd_distribute"] = self._migration(label, iteration)
             return self.conditions.apply(cube, iteration, replica, stage_of_layer)
 
         return busy
 
-    def measure(self, times: IterationTimes) -> Iteration:
+    def _migration(self, label: str, iteration: int) -> Seconds:
+        """Seconds of moving experts to a new placement, float64 [M, L, R], in every replica alike.
+
+        The replay tells a move once, at the first micro-batch of a step; every replica makes it
+        there, before its own first.
+        """
+        first = self.rows[iteration, 0][self._layers]
+        s = self.scenario
+        seconds = busy_phases(
+            s.model, s.rack, self._stats[label].take(first), self._prices[label], self.options
+        )["fwd_distribute"]
+        every = np.zeros((self.place.micro_batches, *seconds.shape))
+        every[0] = seconds
+        return every
+
+    def measure(self, label: str, times: IterationTimes) -> Iteration:
         """Sum up one iteration."""
         total, place = times.iteration_s, self.place
         tokens = place.micro_batches * place.replicas * place.ranks * self.options.tokens_per_rank
         flops = step_flops(self.scenario.model, tokens, self.options.sequence_length)
         ends = times.backward_end.reshape(place.replicas, place.chunks, place.stages, -1)
-        last = ends.max(axis=(1, 3))
+        last = ends.max(axis=(0, 1, 3))  # of a stage, in the slowest replica
+        around = np.maximum(times.sync_end - last, 0.0) + self._finish(label)
         waits = (times.busy_s - times.compute_s).mean()
-        return Iteration(
-            total,
-            flops / total / place.gpus / 1e12,
-            float(waits / total),
-            max(0.0, float((last - times.busy_s).mean() / total)),  # not -1e-16
-            float((total - last).mean() / total),
-        )
+        busy, sync = float(times.busy_s.mean() / total), float(around.mean() / total)
+        # Stages that are done early wait for the last one: that is the pipeline, not the sync.
+        idle = max(0.0, 1.0 - busy - sync)
+        return Iteration(total, flops / total / place.gpus / 1e12, float(waits / total), idle, sync)
+
+    def _finish(self, label: str) -> Seconds:
+        """Optimizer and gathering of parameters, float64 [P]."""
+        return self._around.finish_s + self._lasting(label, 0)[1]
 
 
 def conditions(scenario: Scenario) -> Conditions:
     """Return what is slow or breaks in a scenario."""
     ep = scenario.ep
-    group = Group(ep.data_parallel, ep.pipeline_stages, ep.ranks, scenario.domain_size)
+    group = Group(ep.data_parallel, ep.pipeline_stages, ep.ranks, scenario.gpus_per_domain)
     return Conditions(scenario.stragglers, group, scenario.seed)
 
 

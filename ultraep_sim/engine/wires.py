@@ -53,10 +53,7 @@ def wires(scenario: Scenario, place: Geometry) -> Wires:
         The fabric is too small for the job.
     """
     rack = scenario.rack
-    # A group that is told to span smaller domains does not sit in the rack's whole one.
-    cut = scenario.domain_size < scenario.ep.ranks
-    domain = scenario.domain_size if cut else rack.domain_size
-    together = domain // place.ranks  # whole groups a domain holds
+    together = scenario.gpus_per_domain // place.ranks  # whole groups a domain holds
     near_hop = together >= 1 and together % place.stages == 0
     near_replicas = together >= place.stages * place.replicas
     far = far_hop = far_ring = between(rack)
@@ -89,4 +86,5 @@ def _slowest(topology: Topology, src: Gpus, dst: Gpus, far: Wire) -> Wire:
     if not src.size or np.array_equal(src, dst):
         return far
     link = group_link(topology, src.ravel(), dst.ravel())
-    return Wire(min(far.rate, link.rate), far.floor_s + link.latency_s)
+    # The rack's floor is of a usual path: only a longer one adds to it.
+    return Wire(min(far.rate, link.rate), max(far.floor_s, link.latency_s))

@@ -337,6 +337,12 @@ class Scenario(Strict):
         return presets.domain_size(self)
 
     @property
+    def gpus_per_domain(self) -> int:
+        """GPUs of a scale-up domain of the fabric: as given, or as the rack has them."""
+        given = self.ep.domain_size
+        return self.rack.domain_size if given is None else given
+
+    @property
     def layout(self) -> EPLayout:
         """The expert-parallel layout."""
         return presets.layout_of(self)

@@ -282,7 +282,7 @@ class StragglerSpec(Strict):
         replicas, stages, ranks : int
             Data-parallel copies of pipeline stages of expert-parallel ranks.
         domain_size : int
-            Ranks of a group that share a scale-up domain.
+            GPUs of a scale-up domain; as many groups share one as fit whole.
 
         Raises
         ------
@@ -299,7 +299,9 @@ class StragglerSpec(Strict):
                     value=error.value,
                     remedy=error.remedy,
                 ) from None
-        domains = replicas * stages * -(-ranks // domain_size)
+        from ultraep_sim.fabric.groups import domains_needed
+
+        domains = domains_needed(replicas * stages, ranks, domain_size)
         for index, domain in enumerate(self.dead_planes.domains if self.dead_planes else ()):
             if domain >= domains:
                 raise _missing(f"dead_planes.domains.{index}", domain, domains)

@@ -133,14 +133,13 @@ class TopologySpec(Strict):
 def topology_of(scenario: Scenario) -> Topology:
     """Build the fabric of a scenario, large enough for its groups where it does not say how large.
 
-    ``ep.domain_size`` smaller than the group makes smaller scale-up domains; one as large as the
-    group leaves the rack's (a group of 64 ranks in a domain of 72 GPUs).
+    ``ep.domain_size`` says how large scale-up domains are; None leaves the rack's (a group of 64
+    ranks in a domain of 72 GPUs).
     """
     ep, spec = scenario.ep, scenario.topology or TopologySpec()
-    cut = ep.domain_size is not None and ep.domain_size < ep.ranks
     return spec.build(
         scenario.rack,
         groups=ep.pipeline_stages * ep.data_parallel,
         ranks=ep.ranks,
-        domain_size=ep.domain_size if cut else None,
+        domain_size=ep.domain_size,
     )

@@ -75,9 +75,9 @@ def training_fits(scenario: Scenario) -> None:
             )
         if scenario.stragglers is not None:
             raise _refused(
-                "slow down iterations, and this scenario times single layers",
+                "they slow down iterations, and this scenario times single layers",
                 "stragglers",
-                "set",
+                sorted(slow_keys(scenario)),
                 "add a training section",
             )
         if engine.mode == "event":
@@ -127,26 +127,42 @@ def _micro_batches_fit(scenario: Scenario, spec: TrainingSpec) -> None:
         raise _refused("goes with 1f1b", "engine.overlap", "dualpipe", "use schedule: 1f1b")
 
 
+def slow_keys(scenario: Scenario) -> list[str]:
+    """Names of the straggler mechanisms a scenario switches on."""
+    slow = scenario.stragglers
+    return [] if slow is None else [name for name in type(slow).model_fields if getattr(slow, name)]
+
+
 def _engine_fits(scenario: Scenario) -> None:
     slow, ep = scenario.stragglers, scenario.ep
     if slow is None:
         return
     try:
-        slow.check(ep.data_parallel, ep.pipeline_stages, ep.ranks, scenario.domain_size)
+        slow.check(ep.data_parallel, ep.pipeline_stages, ep.ranks, scenario.gpus_per_domain)
     except InputError as error:
         raise _refused(
             error.problem, f"stragglers.{error.place}", error.value, error.remedy or ""
         ) from error
+    planes = slow.dead_planes is not None
+    if scenario.domain_size < ep.ranks and (planes or slow.slow_links):
+        raise _refused(
+            "slow scale-up links are timed for groups inside one domain only: across domains the "
+            "NICs bind",
+            "stragglers.dead_planes" if planes else "stragglers.slow_links",
+            f"domains of {scenario.domain_size} for groups of {ep.ranks}",
+            "leave it out, or use smaller groups",
+        )
     if scenario.engine.mode == "event":
         return
     midway = {"dead_planes.at_s": slow.dead_planes is not None and bool(slow.dead_planes.at_s)}
-    midway["thermal"] = slow.thermal is not None
+    hot = slow.thermal
+    midway["thermal"] = hot is not None and bool(hot.rate_per_gpu_hour or hot.episodes)
     for key, set_ in midway.items():
         if set_:
             raise _refused(
-                "begins or ends inside an iteration, which the fast path cannot time",
+                "these spells begin or end inside an iteration, which the fast path cannot time",
                 f"stragglers.{key}",
-                "set",
+                scenario.engine.mode,
                 "use engine.mode: event",
             )
 

@@ -78,10 +78,14 @@ def _interleaved(
 
 
 def _dualpipe(job: Job, stage: int) -> list[Unit]:
-    """One forward more than 1F1B to start with, then each next forward beside a backward."""
+    """Run forwards until the first backward has come back, then each next one beside a backward.
+
+    A joint unit hands on its forward only with its backward, so the way to the last stage and back
+    takes two units a stage, where that of 1F1B takes one.
+    """
     forwards = [Pass("forward", stage, batch) for batch in range(job.micro_batches)]
     backwards = [Pass("backward", stage, batch) for batch in range(job.micro_batches)]
-    warm_up = min(job.micro_batches, job.stages - stage)
+    warm_up = min(job.micro_batches, 2 * (job.stages - stage) - 1)
     steady = job.micro_batches - warm_up
     order: list[Unit] = [(work,) for work in forwards[:warm_up]]
     order += zip(forwards[warm_up:], backwards[:steady], strict=True)

@@ -3,8 +3,9 @@
 A unit is one micro-batch on one virtual stage, or two that run jointly. The schedules are those of
 Megatron-LM (Narayanan et al., SC 2021): one-forward-one-backward, and interleaved virtual stages.
 With ``dualpipe`` (after DeepSeek-V3's DualPipe: a forward and a backward of different micro-batches
-hide each other's all-to-all) a stage runs one more forward ahead, so that it always has a pair;
-the bubble is that of 1F1B, not the smaller one of DualPipe's two-way pipeline.
+hide each other's all-to-all) a stage runs ``2 (P - s) - 1`` forwards ahead: a joint unit hands on
+its forward only with its backward, so the way to the last stage and back takes two units a stage.
+The bubble is that of 1F1B, not the smaller one of DualPipe's two-way pipeline.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ _IDLE = (NONE, NONE)
 def _runs(job: Job, stage: int, units: int) -> tuple[int, list[_Unit], list[_Unit]]:
     """How many forwards a stage runs ahead, and its forwards and backwards in order."""
     if job.schedule == "1f1b":
-        spare = job.stages - stage - (0 if job.overlap == "dualpipe" else 1)
+        left = job.stages - stage
+        spare = 2 * left - 1 if job.overlap == "dualpipe" else left - 1
         run = [(stage, unit) for unit in range(units)]
         return min(units, spare), run, run
     ahead, behind = [], []
