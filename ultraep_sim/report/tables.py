@@ -35,10 +35,11 @@ TRAINING_COLUMNS = (
     COLUMNS[2],
     _Column("iteration_ms", "iteration\n\n[s]", lambda v: f"{v / 1e3:.3f}"),
     _Column("tflops_per_gpu", "TFLOPS\nper GPU\n", lambda v: f"{v:.1f}"),
-    *COLUMNS[3:5],
+    _Column("fraction_of_ideal", "of\nideal\n[%]", lambda v: f"{100 * v:.1f}"),
+    COLUMNS[4],
     _Column("communication_exposed", "exposed\ncomm.\n[%]", lambda v: f"{100 * v:.1f}"),
     _Column("pipeline_idle", "pipeline\nidle\n[%]", lambda v: f"{100 * v:.1f}"),
-    _Column("sync_exposed", "sync,\noptimizer\n[%]", lambda v: f"{100 * v:.1f}"),
+    _Column("sync_exposed", "sync,\noptim.\n[%]", lambda v: f"{100 * v:.1f}"),
     COLUMNS[7],
 )
 _GOODPUT = _Column("goodput", "goodput\nof campaign\n[%]", lambda v: f"{100 * v:.1f}")
@@ -119,36 +120,49 @@ def finding(rows: Sequence[Row], names: Mapping[str, str] | None = None) -> str:
     contenders = [row for row in rows if named[str(row["policy"])] not in ("none", "ideal")]
     if not contenders:
         return _base_alone(base)
-    key, what, digits = _judged_by(rows)
-    best = min(contenders, key=lambda row: float(row[key]))
+    judge = _judged_by(rows)
+    best = min(contenders, key=lambda row: float(row[judge.key]))
     text = f"{best['policy']} is the fastest"
     if base is None:
         text += (
-            f": mean imbalance {best['mean_rank_imbalance']:.3f}, {best[key]:.{digits + 1}f} ms "
-            f"{what}"
+            f": mean imbalance {best['mean_rank_imbalance']:.3f}, "
+            f"{judge.show(best, 1)} {judge.what}"
         )
-    elif best[key] >= base[key]:
+    elif best[judge.key] >= base[judge.key]:
         return (
-            f"No policy pays here: without balancing {what} takes "
-            f"{base[key]:.{digits + 1}f} ms, with the best one, {best['policy']}, "
-            f"{best[key]:.{digits + 1}f} ms."
+            f"No policy pays here: without balancing {judge.what} takes {judge.show(base, 1)}, "
+            f"with the best one, {best['policy']}, {judge.show(best, 1)}."
         )
     else:
         text += (
             f": it takes the mean imbalance from {base['mean_rank_imbalance']:.2f} to "
-            f"{best['mean_rank_imbalance']:.3f} and {what} from {base[key]:.{digits}f} to "
-            f"{best[key]:.{digits}f} ms, {best['speedup_over_none']:.2f}x over no balancing"
+            f"{best['mean_rank_imbalance']:.3f} and {judge.what} from "
+            f"{judge.show(base).removesuffix(judge.unit).strip()} to {judge.show(best)}, "
+            f"{best['speedup_over_none']:.2f}x over no balancing"
         )
     if best.get("fraction_of_ideal") is not None:
         text += f", {100 * best['fraction_of_ideal']:.1f} % of the ideal throughput"
-    return text + _worse_than_none(base, contenders, key)
+    return text + _worse_than_none(base, contenders, judge.key)
 
 
-def _judged_by(rows: Sequence[Row]) -> tuple[str, str, int]:
-    """Return the key policies are judged by, its name in a sentence, and digits of its ms."""
+class _Judge(NamedTuple):
+    """What policies are judged by: a key in milliseconds, told in a unit."""
+
+    key: str
+    what: str
+    unit: str
+    per_ms: float
+    digits: int
+
+    def show(self, row: Row, more: int = 0) -> str:
+        """Tell the time of a row, with so many digits more."""
+        return f"{float(row[self.key]) * self.per_ms:.{self.digits + more}f} {self.unit}"
+
+
+def _judged_by(rows: Sequence[Row]) -> _Judge:
     if any("iteration_ms" in row for row in rows):
-        return "iteration_ms", "an iteration", 0
-    return "layer_time_ms", "a layer", 2
+        return _Judge("iteration_ms", "an iteration", "s", 1e-3, 2)
+    return _Judge("layer_time_ms", "a layer", "ms", 1.0, 2)
 
 
 def _base_alone(base: Row | None) -> str:

@@ -25,7 +25,7 @@ from ultraep_sim.errors import InputError
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.shapes import ModelShape
 from ultraep_sim.scenario import presets
-from ultraep_sim.scenario.stragglers import StragglerSpec
+from ultraep_sim.scenario.stragglers import MAX_GPUS, StragglerSpec
 from ultraep_sim.scenario.strict import Strict
 from ultraep_sim.scenario.topology import TopologySpec
 from ultraep_sim.scenario.training import TrainingSpec, training_fits
@@ -68,6 +68,13 @@ class EPSpec(Strict):
     domain_size: int | None = Field(default=None, ge=1)
     pipeline_stages: int = Field(default=1, ge=1, le=1024)
     data_parallel: int = Field(default=1, ge=1, le=65_536)
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> EPSpec:
+        gpus = self.ranks * self.pipeline_stages * self.data_parallel
+        if gpus > MAX_GPUS:
+            raise ValueError(f"{gpus:,} GPUs are more than the {MAX_GPUS:,} that can be simulated")
+        return self
 
     @model_validator(mode="after")
     def _domain_fits(self) -> EPSpec:
