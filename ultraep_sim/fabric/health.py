@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +165,8 @@ def _read(topology: Topology, rates: Rates) -> Capacities:
     leaf_of = np.zeros(gpus, np.int64)
     latency: dict[str, float] = {}
     rate: dict[Link, float] = {}
-    for one, other, link in topology.graph.edges(data="link"):
+    edges: Any = topology.graph.edges(data="link")  # the stubs know no attribute's type
+    for one, other, link in edges:
         if link not in rate:
             rate[link] = (link.achieved if rates == "achieved" else link.bandwidth).si
             latency[link.kind] = link.latency.si

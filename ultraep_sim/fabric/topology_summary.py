@@ -52,7 +52,8 @@ def summarise(topology: Topology) -> dict[str, Any]:
 
 
 def _links(topology: Topology) -> list[dict[str, Any]]:
-    counts: Counter[Link] = Counter(link for *_, link in topology.graph.edges(data="link"))
+    edges: Any = topology.graph.edges(data="link")  # the stubs know no attribute's type
+    counts: Counter[Link] = Counter(link for *_, link in edges)
     ordered = sorted(counts, key=lambda link: (KINDS.index(link.kind), -link.bandwidth.si))
     return [
         {

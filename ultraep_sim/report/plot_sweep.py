@@ -54,7 +54,7 @@ def draw(rows: Sequence[Row], plot: PlotSpec, stem: Path) -> list[Path]:
         axes[0][0].set_ylabel(plot.y_label or plot.y)
         axes[0][0].set_ylim(bottom=0)  # so that a small difference looks small
         lines = axes[0][0].get_legend_handles_labels()
-        fig.legend(*lines, loc="outside right upper", fontsize=8, handlelength=2.6)
+        fig.legend(*lines, loc="outside right center", fontsize=8, handlelength=2.6)
         if any(row.get("fits") is False for row in kept):
             fig.supxlabel(f"hollow: {NO_FIT}", x=0.01, ha="left", fontsize=7, color=MUTED)
         title = _title(kept, plot)
