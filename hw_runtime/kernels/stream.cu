@@ -90,26 +90,32 @@ __device__ const u64* flag_of(const StreamArgs& a, const Tile& tile) {
   return a.ready[rank] + slot * chunks(a) + tile.chunk;
 }
 
-// Lane 0 looks, all lanes know. Waits at most limit_ns if `wait`; then notes the error and goes on.
+// Whether a word has come to `least`. Waits at most limit_ns if `wait`; then notes the error and says
+// yes, so that a launch ends.
+__device__ bool come_to(const StreamArgs& a, const u64* word, u64 least, u64 where, bool wait) {
+  int there = 0;
+  const u64 start = wait ? hw::nanoseconds() : 0;
+  for (;;) {
+    there = hw::acquire_system(word) >= least;
+    if (there || !wait) break;
+    if (hw::read_volatile(&a.state->error)) {
+      there = 1;  // somebody has given up: do not wait for what will not come
+    } else if (hw::nanoseconds() - start > a.limit_ns) {
+      a.state->where = where;
+      a.state->error = kTimeout;
+      there = 1;
+    }
+    if (there) break;
+    hw::pause(32);
+  }
+  if (there) hw::fence_copy_engine();
+  return there != 0;
+}
+
+// Lane 0 looks, all lanes know.
 __device__ bool reached(const StreamArgs& a, const u64* word, u64 least, u64 where, bool wait) {
   int there = 0;
-  if (hw::lane() == 0) {
-    const u64 start = wait ? hw::nanoseconds() : 0;
-    for (;;) {
-      there = hw::acquire_system(word) >= least;
-      if (there || !wait) break;
-      if (hw::read_volatile(&a.state->error)) {
-        there = 1;  // somebody has given up: do not wait for what will not come
-      } else if (hw::nanoseconds() - start > a.limit_ns) {
-        a.state->where = where;
-        a.state->error = kTimeout;
-        there = 1;
-      }
-      if (there) break;
-      hw::pause(32);
-    }
-    if (there) hw::fence_copy_engine();
-  }
+  if (hw::lane() == 0) there = come_to(a, word, least, where, wait);
   return hw::shuffle(there, 0) != 0;
 }
 
@@ -139,8 +145,10 @@ __device__ void publish(const StreamArgs& a, const Tile& tile, u64 epoch) {
     hw::fence_copy_engine();
     if (hw::add_gpu(counter, 1) + 1 == all) {
       *counter = 0;
+      // Who gave up waiting has loaded what was never whole: nobody may take it for a replica.
+      const bool whole = hw::read_volatile(&a.state->error) == 0;
       const i64 end = a.tasks.copy_offsets[tile.task + 1];
-      for (i64 copy = a.tasks.copy_offsets[tile.task]; copy < end; copy++) {
+      for (i64 copy = a.tasks.copy_offsets[tile.task]; whole && copy < end; copy++) {
         const i64 at = a.tasks.copy_slot[copy] * chunks(a) + tile.chunk;
         hw::release_system(a.ready[a.tasks.copy_rank[copy]] + at, epoch);
       }
@@ -254,7 +262,9 @@ extern "C" __global__ void __launch_bounds__(32) rank_barrier(const StreamArgs* 
   for (i64 r = hw::lane(); r < a.tasks.ranks; r += 32)
     hw::release_system(a.arrived[r] + a.list, turn);
   hw::sync_warp();
-  for (i64 r = 0; r < a.tasks.ranks; r++)
-    reached(a, a.arrived[a.list] + r, turn, static_cast<u64>(r), true);
+  // The lanes poll side by side: one after another would cost a memory access a rank.
+  for (i64 r = hw::lane(); r < a.tasks.ranks; r += 32)
+    come_to(a, a.arrived[a.list] + r, turn, static_cast<u64>(r), true);
+  hw::sync_warp();
   if (hw::lane() == 0) a.state->barriers = turn;
 }

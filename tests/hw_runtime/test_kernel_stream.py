@@ -112,6 +112,8 @@ def test_a_sender_that_does_not_come_is_an_error_not_a_hang():
     errors = np.flatnonzero(ranks.state[:, ERROR])
     receivers = set(np.unique(tiles.copy_rank).tolist())
     assert set(errors.tolist()) == receivers
+    assert not ranks.ready.any(), "a relay that gave up has nothing whole to announce"
+    assert not ranks.pending.any()
 
 
 def test_nothing_to_send_still_counts_the_epoch():
