@@ -11,6 +11,9 @@ from ultraep_sim.errors import InputError
 from ..errors import MissingHardwareError
 from .base import ALIGN, GRADIENT_BYTES, Geometry
 
+CHANNELS = 2
+"""Barriers that may be under way at once: of the transfers, and of the reductions beside them."""
+
 
 def require_cuda() -> Any:
     """Return torch where it has a CUDA device.
@@ -48,6 +51,7 @@ class Arena:
     slot_set: int
     gradient_set: int
     ready_set: int
+    arrived_set: int
 
     @classmethod
     def of(cls, g: Geometry) -> Arena:
@@ -60,10 +64,11 @@ class Arena:
         gradients = g.sets * slot_set
         ready = gradients + g.sets * gradient_set
         arrived = ready + g.sets * ready_set
-        total = arrived + _up(g.layout.num_ranks * 8)
+        arrived_set = _up(g.layout.num_ranks * 8)
+        total = arrived + CHANNELS * arrived_set
         return cls(
             g.slot_stride, gradient_stride, 0, gradients, ready, arrived, total,
-            slot_set, gradient_set, ready_set,
+            slot_set, gradient_set, ready_set, arrived_set,
         )  # fmt: skip
 
 

@@ -29,10 +29,12 @@ from ultraep_sim.fabric.tiles import TileList
 
 from ..errors import FabricError
 from ..reduction import GradientList
-from .arena import Arena, sm_budget
+from .arena import CHANNELS, Arena, sm_budget
 from .base import Fabric, Geometry
 from .rows import check_bytes, check_count, check_rows, gradient_dtype
 from .structs import (
+    BARRIERS,
+    EPOCH,
     ERROR,
     GRADIENTS,
     LIST_THREADS,
@@ -57,6 +59,8 @@ from .structs import (
 
 LIMIT_NS = 20_000_000_000
 """A wait inside a kernel gives up after this long: the hang guard."""
+TRANSFERS, REDUCTIONS = 0, 1
+"""Channels: each has its own barrier words and its own state."""
 BLOCKS = 64
 """One-warp blocks of the streaming kernel; to be tuned on hardware."""
 
@@ -100,7 +104,7 @@ class DeviceFabric(Fabric):
         self._loaded: dict[str, Any] = {}
         n, chunks = capacity(geometry), geometry.chunks_per_copy
         self._pending = self._zeros(n * chunks, torch.int32)
-        self._state = self._zeros(STATE_WORDS, torch.int64)
+        self._states = self._zeros(CHANNELS * STATE_WORDS, torch.int64).view(CHANNELS, STATE_WORDS)
         self._epoch = 0
         self._keep: dict[Any, Any] = {}
         self._bases = self._map_arenas()
@@ -137,7 +141,10 @@ class DeviceFabric(Fabric):
     def _make_tables(self) -> dict[tuple[str, int], Any]:
         """Upload the base addresses of every part, by part and set."""
         a, bases = self._arena, np.array(self._bases, np.int64)
-        out = {("arrived", 0): self._upload(bases + a.arrived)}
+        out = {
+            ("arrived", one): self._upload(bases + a.arrived + one * a.arrived_set)
+            for one in range(CHANNELS)
+        }
         for which in range(self.geometry.sets):
             out["slots", which] = self._upload(bases + a.slots + which * a.slot_set)
             out["gradients", which] = self._upload(bases + a.gradients + which * a.gradient_set)
@@ -250,15 +257,17 @@ class DeviceFabric(Fabric):
         self._epoch += 1
         return self._epoch
 
-    def _stream_struct(self, tasks: Mapping[str, Any], table: Any, which: int) -> Any:
+    def _stream_struct(
+        self, tasks: Mapping[str, Any], table: Any, which: int, channel: int = TRANSFERS
+    ) -> Any:
         arrays = {
             **tasks,
             "mains": table,
             "slots": self._tables["slots", which],
             "ready": self._tables["ready", which],
-            "arrived": self._tables["arrived", 0],
+            "arrived": self._tables["arrived", channel],
             "pending": self._pending,
-            "state": self._state,
+            "state": self._states[channel],
         }
         return self._struct(STREAM, arrays, self._stream_numbers())
 
@@ -309,21 +318,26 @@ class DeviceFabric(Fabric):
             if key is not None:
                 self._keep[key] = made
         kernel = f"reduce_{dtype}_{self.geometry.gradient_dtype}"
-        self.barrier()
+        self._barrier(REDUCTIONS)
         self._kernels("reduce").launch(
             kernel, sm_budget(self._torch, self.device, sms), REDUCE_THREADS, 0, made
         )
-        self.barrier()
+        self._barrier(REDUCTIONS)
 
     def barrier(self) -> None:
         """Launch a barrier of all ranks; within one process the stream is one already."""
+        self._barrier(TRANSFERS)
+
+    def _barrier(self, channel: int) -> None:
+        # A reduction runs on a stream of its own while the next layer's barrier may be under way:
+        # with one counter for both, one arrival would let two barriers pass.
         if self._list == self.geometry.layout.num_ranks:
             return
-        key = ("barrier",)
+        key = ("barrier", channel)
         if key not in self._keep:
             unused = self._upload_all(zeros_of(task_shapes(self.geometry)))
-            self._keep["unused"] = unused
-            self._keep[key] = self._stream_struct(unused, self._tables["slots", 0], 0)
+            self._keep["unused", channel] = unused
+            self._keep[key] = self._stream_struct(unused, self._tables["slots", 0], 0, channel)
         self._kernels("stream").launch("rank_barrier", 1, 32, 0, self._keep[key])
 
     def synchronize(self) -> None:
@@ -336,12 +350,15 @@ class DeviceFabric(Fabric):
         """
         if self.device.type == "cuda":
             self._torch.cuda.synchronize(self.device)
-        state = self._state.cpu().tolist()
-        if state[ERROR]:
+        for channel, state in enumerate(self._states.cpu().tolist()):
+            if not state[ERROR]:
+                continue
+            what = f"in epoch {state[EPOCH] + 1} for flag {state[WHERE]} that nobody raised"
+            if channel == REDUCTIONS:
+                what = f"at barrier {state[BARRIERS]} of the reductions for rank {state[WHERE]}"
             raise FabricError(
-                f"rank {self.local_ranks[0]} waited {self._limit_ns / 1e9:g} s in epoch "
-                f"{state[0] + 1} for flag {state[WHERE]} that nobody raised; every process must "
-                "make the same calls in the same order; reset() before going on"
+                f"rank {self.local_ranks[0]} waited {self._limit_ns / 1e9:g} s {what}; every "
+                "process must make the same calls in the same order; reset() before going on"
             )
 
     def reset(self) -> None:
@@ -349,7 +366,7 @@ class DeviceFabric(Fabric):
         if self.device.type == "cuda":
             self._torch.cuda.synchronize(self.device)
         self._host_barrier()
-        self._state.zero_()
+        self._states.zero_()
         self._pending.zero_()
         for rank in self.local_ranks:
             self._part(rank, self._arena.ready, self._arena.total - self._arena.ready).zero_()

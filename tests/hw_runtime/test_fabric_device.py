@@ -1,5 +1,7 @@
 """The GPU fabrics: `virtual` run on the CPU with the kernels' sources, and what each needs."""
 
+import ctypes
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from hw_runtime.check.suite import Context
 from hw_runtime.errors import FabricError
 from hw_runtime.fabrics import FABRICS, Geometry, open_fabric
 from hw_runtime.fabrics.arena import Arena
-from hw_runtime.fabrics.structs import ERROR
+from hw_runtime.fabrics.device import DeviceFabric
+from hw_runtime.fabrics.structs import BARRIERS, ERROR, STREAM, WHERE
 from hw_runtime.reduction import gradient_list
 from ultraep_sim.errors import InputError
 from ultraep_sim.fabric.tiles import plan_tiles
@@ -88,13 +91,54 @@ def test_the_hang_guard_speaks_and_reset_forgets():
     fabric = virtual(geometry)
     tiles = plan_tiles(plan, 256, relay=True, tile_bytes=64, chunk_tiles=2)
     mains = [torch.from_numpy(m) for m in cases.random_weights(cases.stream(0), LAYOUT, 256)]
-    fabric._state[ERROR] = 1
+    fabric._states[0, ERROR] = 1
     with pytest.raises(FabricError, match="that nobody raised"):
         fabric.synchronize()
     fabric.reset()
     fabric.synchronize()
     assert fabric.distribute(tiles, mains) == 1
     fabric.close()
+
+
+class OneOfMany(DeviceFabric):
+    """Rank 1 of a group, its kernels noted and not run; the others' arenas are its own."""
+
+    def __init__(self, geometry):
+        self.launched = []
+        super().__init__(geometry, device="cpu", rank=1, load=lambda family: self)
+
+    def launch(self, name, blocks, threads, shared, *arguments):
+        self.launched.append((name, arguments[-1]))
+
+    def _map_arenas(self):
+        self._mine = self._zeros(self._arena.total, torch.uint8)
+        return [self._mine.data_ptr()] * self.geometry.layout.num_ranks
+
+    def _local_arena(self, rank):
+        return self._mine
+
+    def _host_barrier(self):
+        pass
+
+
+def test_barriers_on_two_streams_do_not_meet():
+    """A reduction beside the next layer's barrier: words and turns of their own."""
+    fabric = OneOfMany(Geometry(LAYOUT, 256, 8, tile_bytes=64, chunk_tiles=2))
+    work = gradient_list(cases.fanout_plan(LAYOUT, 3), fabric.geometry.main_row)
+    fabric.reduce(work, [torch.zeros(2, 8) for _ in range(12)])
+    fabric.barrier()
+    names, structs = zip(*fabric.launched, strict=True)
+    assert names == ("rank_barrier", "reduce_fp32_fp32", "rank_barrier", "rank_barrier")
+    first, _, last, other = ({k: int(v) for k, v in zip(STREAM, s, strict=False)} for s in structs)
+    assert first == last
+    assert first["state"] != other["state"]
+    assert first["list"] == other["list"] == 1
+    words = [np.ctypeslib.as_array((ctypes.c_int64 * 12).from_address(one["arrived"]))
+             for one in (first, other)]  # fmt: skip
+    assert (np.abs(words[0] - words[1]) >= 8 * 12).all()
+    fabric._states[1, BARRIERS], fabric._states[1, ERROR], fabric._states[1, WHERE] = 6, 1, 9
+    with pytest.raises(FabricError, match="at barrier 6 of the reductions for rank 9"):
+        fabric.synchronize()
 
 
 def test_bad_input_is_named():
