@@ -17,9 +17,6 @@ from hw_runtime.compile import compile_family, inline, signatures
 from hw_runtime.errors import MissingHardwareError
 from ultraep_sim.errors import InputError
 
-SHARED_LIMIT = 227 * 1024
-"""Most shared memory of a block on sm_90, sm_100 and sm_103, bytes."""
-
 
 class Kernels(Protocol):
     """The kernels of one family, ready to be launched."""

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from hw_runtime.errors import FabricError
-from hw_runtime.launch import SHARED_LIMIT, Kernels, open_kernels
+from hw_runtime.fabrics.structs import SHARED_LIMIT
+from hw_runtime.launch import Kernels, open_kernels
 from hw_runtime.tensors import check_device_loads
 from ultraep_sim.errors import InputError
 from ultraep_sim.planning.assemble import plan_from_replicas

@@ -46,6 +46,7 @@ from .structs import (
     TASKS,
     WHERE,
     capacity,
+    check_tile,
     gradient_arrays,
     gradient_shapes,
     plan_shapes,
@@ -92,6 +93,7 @@ class DeviceFabric(Fabric):
         jitter: int = 0,
         load: Callable[[str], Any] | None = None,
     ) -> None:
+        check_tile(geometry.tile_bytes)
         self._torch = torch = importlib.import_module("torch")
         self.geometry = geometry
         self.device = torch.device(device)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ..errors import MissingHardwareError
 from .arena import require_cuda
 from .base import Geometry
 from .device import LIMIT_NS
@@ -59,6 +60,8 @@ class IpcFabric(ProcessFabric):
         self._peers: list[Any] = []  # opened arenas stay mapped as long as these live
         for rank, (rebuild, arguments) in enumerate(handles):
             self._peers.append(self._mine if rank == self._list else rebuild(*arguments))
+        for peer in self._peers:
+            reach(torch, self.device, peer.device)
         self._host_barrier()
         return [peer.data_ptr() for peer in self._peers]
 
@@ -67,3 +70,25 @@ class IpcFabric(ProcessFabric):
         super().close()
         self._peers = [self._mine]
         self._host_barrier()
+
+
+def reach(torch: Any, device: Any, other: Any) -> None:
+    """Let kernels of one GPU reach memory of another in this process.
+
+    torch opens a handle on the GPU it came from, and lets a GPU into another's memory only when it
+    first copies there itself.
+
+    Raises
+    ------
+    MissingHardwareError
+        They have no path to each other.
+    """
+    if device == other:
+        return
+    if not torch.cuda.can_device_access_peer(device, other):
+        raise MissingHardwareError(
+            f"{device} cannot reach the memory of {other}, which the ipc fabric needs; "
+            "choose GPUs with peer access by CUDA_VISIBLE_DEVICES"
+        )
+    torch.zeros(1, device=device).to(other)
+    torch.cuda.synchronize(device)

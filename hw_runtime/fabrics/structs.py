@@ -40,6 +40,8 @@ REDUCE = (
 STAGES = 6
 """Tiles of a block in shared memory (kStages of stream.cu)."""
 SHARED_HEAD = 512
+SHARED_LIMIT = 227 * 1024
+"""Most shared memory of a block on sm_90, sm_100 and sm_103, bytes."""
 STATE_WORDS = 5
 """int64 words of StreamState: epoch, barriers, error, where, next and finished."""
 EPOCH, BARRIERS, ERROR, WHERE = 0, 1, 2, 3
@@ -58,6 +60,16 @@ def pack(names: tuple[str, ...], values: Mapping[str, int]) -> NDArray[np.int64]
 def stream_shared_bytes(tile_bytes: int) -> int:
     """Dynamic shared memory of a block of stream_tiles."""
     return SHARED_HEAD + STAGES * (-(-tile_bytes // 128) * 128)
+
+
+def check_tile(tile_bytes: int) -> None:
+    """Refuse tiles of which a block's shared memory does not hold `STAGES`."""
+    if stream_shared_bytes(tile_bytes) > SHARED_LIMIT:
+        most = (SHARED_LIMIT - SHARED_HEAD) // STAGES // 128 * 128
+        raise InputError(
+            "tiles do not fit the shared memory of a block", place="tile_bytes", value=tile_bytes,
+            remedy=f"give {most} at most",
+        )  # fmt: skip
 
 
 def capacity(geometry: Geometry) -> int:

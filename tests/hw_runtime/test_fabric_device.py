@@ -12,10 +12,11 @@ from hw_runtime.__main__ import main
 from hw_runtime.check import cases, gradients, weights
 from hw_runtime.check.command import run_case
 from hw_runtime.check.suite import Context
-from hw_runtime.errors import FabricError
+from hw_runtime.errors import FabricError, MissingHardwareError
 from hw_runtime.fabrics import FABRICS, Geometry, open_fabric
 from hw_runtime.fabrics.arena import Arena
 from hw_runtime.fabrics.device import DeviceFabric
+from hw_runtime.fabrics.ipc import reach
 from hw_runtime.fabrics.structs import BARRIERS, ERROR, STREAM, WHERE
 from hw_runtime.reduction import gradient_list
 from ultraep_sim.errors import InputError
@@ -162,6 +163,12 @@ def test_bad_input_is_named():
     work = gradient_list(plan, geometry.main_row)
     sums = [torch.zeros(2, 8, dtype=torch.float64) for _ in range(12)]
     bad("float32 or bfloat16", lambda: fabric.reduce(work, sums))
+    wide_tiles = Geometry(LAYOUT, 2**20, tile_bytes=40960)
+    bad(
+        r"tile_bytes: tiles do not fit .*got 40960.* give 38656 at most",
+        lambda: virtual(wide_tiles),
+    )
+    virtual(Geometry(EPLayout(2, 2, 1), 64, tile_bytes=38656))
     bad("no SM", lambda: fabric.reduce(work, [m.float() for m in sums], sms=0))
 
 
@@ -228,3 +235,33 @@ def test_a_captured_graph_follows_the_plan_on_the_device():
             fabric.synchronize()
             for (r, slot), want in cases.expected_slots(plan, mains, geometry.main_row).items():
                 np.testing.assert_array_equal(fabric.slots(r)[slot].cpu().numpy(), want)
+
+
+class FakeCuda:
+    """What `reach` asks of torch."""
+
+    def __init__(self, peers):
+        self.cuda, self.peers, self.copied = self, peers, []
+
+    def can_device_access_peer(self, device, other):
+        return (device, other) in self.peers
+
+    def zeros(self, count, device):
+        self.source = device
+        return self
+
+    def to(self, other):
+        self.copied.append((self.source, other))
+
+    def synchronize(self, device):
+        pass
+
+
+def test_peers_are_opened_from_the_kernels_side():
+    fake = FakeCuda([("cuda:0", "cuda:1")])
+    reach(fake, "cuda:0", "cuda:0")
+    assert fake.copied == []
+    reach(fake, "cuda:0", "cuda:1")
+    assert fake.copied == [("cuda:0", "cuda:1")]
+    with pytest.raises(MissingHardwareError, match="cuda:0 cannot reach the memory of cuda:2"):
+        reach(fake, "cuda:0", "cuda:2")
