@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 from ultraep_sim.errors import InputError, UltraEPSimError
@@ -70,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     names = [name for name in SUITES if name in (arguments.suite or SUITES)]
     for name in names:
         rows += run_suite(name, context)
-    _report(arguments, rows)
+    rank, rows = together(rows)
+    if rank == 0:
+        _report(arguments, rows)
     return int(any(row.status == "FAILED" for row in rows))
 
 
@@ -80,6 +83,28 @@ def require(context: Context) -> None:
 
     if context.fabric != "host":
         context.open(Geometry(EPLayout(context.ranks(2), 2, 1), 16, 4)).close()
+
+
+def together(rows: list[Row]) -> tuple[int, list[Row]]:
+    """Return this process's rank and what a report of the whole group has in it.
+
+    Every process of a group finds rows. One of them reports its own and what failed in the others.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available():
+        return 0, rows
+    if not torch.distributed.is_initialized():
+        return 0, rows
+    from ..fabrics.processes import gather
+
+    every = gather(torch, rows)
+    failed = [
+        replace(row, case=f"{row.case}, process {rank}")
+        for rank, found in enumerate(every[1:], start=1)
+        for row in found
+        if row.status == "FAILED"
+    ]
+    return int(torch.distributed.get_rank()), every[0] + failed
 
 
 def run_suite(name: str, context: Context) -> list[Row]:

@@ -77,10 +77,13 @@ class Context:
         return wanted
 
     def open(self, geometry: Geometry, order: int | None = None) -> Fabric:
-        """Open the fabric under test; ``order`` seeds the host's interleaving."""
+        """Open the fabric under test; ``order`` seeds the host's interleaving.
+
+        On a GPU it seeds random delays in the streaming kernel; 0 and None leave them out.
+        """
         if self.fabric == "host":
             return self.open_host(geometry, order)
-        return open_fabric(self.fabric, geometry, **self.options)
+        return open_fabric(self.fabric, geometry, **{"jitter": order or 0, **self.options})
 
     def open_host(self, geometry: Geometry, order: int | None = None) -> HostFabric:
         """Open a host fabric, whatever is under test."""

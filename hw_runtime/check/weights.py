@@ -63,7 +63,7 @@ def _sync(
     tiles = plan_tiles(
         plan, size.copy_bytes, relay=relay, tile_bytes=size.tile_bytes, chunk_tiles=size.chunk_tiles
     )
-    if context.fabric != "host" or size.copy_bytes > LARGE:
+    if size.copy_bytes > LARGE:
         orders = 1
     checked = 0
     for order in range(orders):

@@ -1,15 +1,21 @@
 """``check`` passes on the host, reports what it did, and says in a sentence what is missing."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hw_runtime.__main__ import main
-from hw_runtime.check.command import SUITES, run_case, run_suite
-from hw_runtime.check.suite import Context, Mismatch, require_equal
+from hw_runtime.check.command import SUITES, run_case, run_suite, together
+from hw_runtime.check.suite import Context, Mismatch, Row, require_equal
 from hw_runtime.errors import FabricError
 
+ROOT = Path(__file__).parents[2]
 FEW = ["--plans", "60", "--orders", "12"]
 
 
@@ -73,3 +79,80 @@ def test_bits_are_compared_not_values():
 def test_races_of_another_seed():
     rows = run_suite("races", Context(orders=40, seed=3))
     assert [row.status for row in rows] == ["ok", "ok"]
+
+
+GROUP = """
+import os, sys
+import torch
+torch.distributed.init_process_group("gloo")
+from hw_runtime.check.command import together
+from hw_runtime.check.suite import Row
+rank = torch.distributed.get_rank()
+rows = [Row("weights", "a", "FAILED" if rank == 1 else "ok", 1, "x")]
+got = together(rows)
+assert got[0] == rank
+print([(row.case, row.status) for row in got[1]], flush=True)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_one_process_of_a_group_reports_what_failed_in_another(tmp_path):
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        env["MASTER_PORT"] = str(free.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", GROUP], env={**env, "RANK": str(rank)}, text=True,
+            stdout=subprocess.PIPE, cwd=tmp_path,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in started:
+        out, _ = process.communicate()
+        assert process.returncode == 0
+        assert out == "[('a', 'ok'), ('a, process 1', 'FAILED')]\n"
+
+
+def test_alone_a_process_reports_its_own():
+    rows = [Row("weights", "a", "ok", 1, "x")]
+    assert together(rows) == (0, rows)
+
+
+LOCKED_DOWN = """
+import sys
+from importlib.machinery import PathFinder
+ALLOWED = {"numpy", "numba", "llvmlite", "torch", "cuda", "ultraep_sim", "hw_runtime"}
+TORCH = {"typing_extensions", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec",
+         "filelock", "functorch", "torchgen", "setuptools", "pkg_resources", "_distutils_hack"}
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        if path is None and top not in ALLOWED | TORCH | set(sys.stdlib_module_names):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Only())
+from hw_runtime.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "--json", *FEW],
+        ["bench", "--json", "--fabric", "host", "--tiny", "--runs", "1"],
+        ["compile", "--help"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_locked_down_machine_is_enough(words):
+    """Nothing but numpy, numba, torch (and what it needs itself) and cuda-core."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOCKED_DOWN, *words],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if words[0] == "check":
+        rows = json.loads(done.stdout)["rows"]
+        skipped = {row["suite"] for row in rows if row["status"] != "ok"}
+        assert skipped <= {"twin"}, "only the simulator's side may need more"
