@@ -55,6 +55,11 @@ class Receivers:
     ----------
     rows : sequence of int32 tensors, each [experts]
         Contiguous; peers' memory may be mapped.
+
+    Attributes
+    ----------
+    table : int64 tensor [receivers]
+        Addresses of the rows.
     """
 
     def __init__(self, rows: Sequence[torch.Tensor], device: torch.device | str = "cpu") -> None:
@@ -68,6 +73,13 @@ class Receivers:
         # Built once: a table made at every call would be a copy from the host, not capturable.
         addresses = [row.data_ptr() for row in self.rows]
         self.table = torch.tensor(addresses, dtype=torch.int64, device=device)
+
+    @classmethod
+    def at(cls, table: torch.Tensor) -> Receivers:
+        """Take addresses of rows that no tensor of this process shows; kernels only."""
+        made = cls([], table.device)
+        made.table = table
+        return made
 
 
 class LoadCounter:
@@ -147,7 +159,7 @@ class LoadCounter:
         self._kernels.launch(
             "histogram_scan", -(-self.num_experts // 64), 64, 0,
             before, errors, len(before), self.num_experts, totals, wrong,
-            receivers.table if receivers else None, len(receivers.rows) if receivers else 0,
+            receivers.table if receivers else None, len(receivers.table) if receivers else 0,
         )  # fmt: skip
         return Counts(totals, before, wrong)
 

@@ -12,6 +12,7 @@ from ultraep_sim.planning import EPLayout, Plan
 
 from ..fabrics import Geometry
 from . import cases
+from .path import ids_to_weights
 from .suite import Case, Context, Mismatch, require_equal
 
 POISON = 0xA5
@@ -41,6 +42,8 @@ def suite(context: Context) -> Iterator[Case]:
     for name, (rows, columns, width) in DTYPES.items():
         size = cases.Size(name, rows * columns * width, 256, 4)
         yield f"{name} as bytes", partial(_sync, context, solved, size, True)
+    if context.fabric != "host":
+        yield "from ids on, no host between", partial(ids_to_weights, context)
 
 
 def _fanouts(context: Context, fanouts: range) -> tuple[int, str]:

@@ -13,6 +13,8 @@ from .base import ALIGN, GRADIENT_BYTES, Geometry
 
 CHANNELS = 2
 """Barriers that may be under way at once: of the transfers, and of the reductions beside them."""
+RESIDENT = 4
+"""Blocks of a reduction that an SM holds: 256 threads of at most 64 registers; to be tuned."""
 
 
 def require_cuda() -> Any:
@@ -52,6 +54,7 @@ class Arena:
     gradient_set: int
     ready_set: int
     arrived_set: int
+    loads: int
 
     @classmethod
     def of(cls, g: Geometry) -> Arena:
@@ -65,10 +68,11 @@ class Arena:
         ready = gradients + g.sets * gradient_set
         arrived = ready + g.sets * ready_set
         arrived_set = _up(g.layout.num_ranks * 8)
-        total = arrived + CHANNELS * arrived_set
+        loads = arrived + CHANNELS * arrived_set
+        total = loads + _up(g.layout.num_ranks * g.layout.num_experts * 4)
         return cls(
             g.slot_stride, gradient_stride, 0, gradients, ready, arrived, total,
-            slot_set, gradient_set, ready_set, arrived_set,
+            slot_set, gradient_set, ready_set, arrived_set, loads,
         )  # fmt: skip
 
 
@@ -78,6 +82,9 @@ def _up(size: int) -> int:
 
 def sm_budget(torch: Any, device: Any, sms: int | None) -> int:
     """Return the thread blocks of a reduction: the SMs asked for, at most those there are.
+
+    A budget gets one block an SM, so that it leaves the others alone. Without one every SM gets as
+    many as its registers hold, to have more reads under way.
 
     Raises
     ------
@@ -89,4 +96,4 @@ def sm_budget(torch: Any, device: Any, sms: int | None) -> int:
         there = int(torch.cuda.get_device_properties(device).multi_processor_count)
     if sms is not None and sms < 1:
         raise InputError("no SM", place="sms", value=sms, remedy="give 1 or more")
-    return there if sms is None else min(sms, there)
+    return RESIDENT * there if sms is None else min(sms, there)

@@ -1,8 +1,9 @@
 """What the GPU fabrics share: arenas, structs, launches. They differ in who owns which rank.
 
-Each rank has one *arena*: weight slots and gradient slots of all sets, ready flags, and a word for
-every rank that comes to its barrier. A kernel reaches the arena of any rank through a table of base
-addresses, and filling that table is all that `virtual`, `ipc` and `symm` do differently.
+Each rank has one *arena*: weight slots and gradient slots of all sets, ready flags, a word for
+every rank that comes to its barrier, and a load matrix with a row for every rank that counts. A
+kernel reaches the arena of any rank through a table of base addresses, and filling that table is
+all that `virtual`, `ipc` and `symm` do differently.
 
 Launches go to torch's current stream. With `DeviceFabric.distribute` the host hands in the task
 list, which is uploaded for each call. `DeviceFabric.distribute_plan` builds it on the device from a
@@ -129,7 +130,8 @@ class DeviceFabric(Fabric):
 
         return open_kernels(family, self.device)
 
-    def _kernels(self, family: str) -> Any:
+    def kernels(self, family: str) -> Any:
+        """Return a family of kernels on this fabric's device, compiled and loaded once."""
         if family not in self._loaded:
             self._loaded[family] = self._load(family)
         return self._loaded[family]
@@ -177,6 +179,18 @@ class DeviceFabric(Fabric):
         rows = part.view(g.layout.slots_per_rank, a.gradient_stride).view(dtype)
         return rows[:, : g.gradient_elements]
 
+    def loads(self, rank: int) -> Any:
+        """Load matrix of a local rank, int32 [ranks, experts]: row r is what rank r counted."""
+        layout = self.geometry.layout
+        size = layout.num_ranks * layout.num_experts * 4
+        part = self._part(rank, self._arena.loads, size)
+        return part.view(self._torch.int32).view(layout.num_ranks, layout.num_experts)
+
+    def count_rows(self, rank: int) -> Any:
+        """Addresses of a rank's row in the load matrix of every rank, int64 [ranks]."""
+        row = self._arena.loads + rank * self.geometry.layout.num_experts * 4
+        return self._upload(np.array(self._bases, np.int64) + row)
+
     def distribute(self, tiles: TileList, mains: Sequence[Any], which: int = 0) -> int:
         """Write every replica of a host-made task list; see `Fabric.distribute`."""
         self.geometry.check_tiles(tiles)
@@ -206,7 +220,7 @@ class DeviceFabric(Fabric):
         self.geometry.check_set(which)
         check_bytes(mains, self.local_ranks)
         made = self._plan_arrays(which, relay, expert, rank, count)
-        kernels = self._kernels("tasks")
+        kernels = self.kernels("tasks")
         kernels.launch("list_tasks", 1, LIST_THREADS, 0, made["plan"], made["tasks_struct"])
         if self.geometry.gradient_elements:
             kernels.launch(
@@ -255,7 +269,7 @@ class DeviceFabric(Fabric):
             if key is not None:
                 self._keep[key] = made
         shared = stream_shared_bytes(self.geometry.tile_bytes)
-        self._kernels("stream").launch("stream_tiles", BLOCKS, 32, shared, made)
+        self.kernels("stream").launch("stream_tiles", BLOCKS, 32, shared, made)
         self._epoch += 1
         return self._epoch
 
@@ -321,7 +335,7 @@ class DeviceFabric(Fabric):
                 self._keep[key] = made
         kernel = f"reduce_{dtype}_{self.geometry.gradient_dtype}"
         self._barrier(REDUCTIONS)
-        self._kernels("reduce").launch(
+        self.kernels("reduce").launch(
             kernel, sm_budget(self._torch, self.device, sms), REDUCE_THREADS, 0, made
         )
         self._barrier(REDUCTIONS)
@@ -340,7 +354,7 @@ class DeviceFabric(Fabric):
             unused = self._upload_all(zeros_of(task_shapes(self.geometry)))
             self._keep["unused", channel] = unused
             self._keep[key] = self._stream_struct(unused, self._tables["slots", 0], 0, channel)
-        self._kernels("stream").launch("rank_barrier", 1, 32, 0, self._keep[key])
+        self.kernels("stream").launch("rank_barrier", 1, 32, 0, self._keep[key])
 
     def synchronize(self) -> None:
         """Wait for the device.
