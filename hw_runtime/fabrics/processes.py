@@ -37,7 +37,10 @@ def join(torch: Any, geometry: Geometry, fabric: str, patience: timedelta = PATI
                 f"the {fabric} fabric has one process a rank: start with torchrun "
                 "--nproc-per-node N -m hw_runtime ... on a machine with a CUDA device"
             )
-        dist.init_process_group("gloo", timeout=patience)
+        try:
+            dist.init_process_group("gloo", timeout=patience)
+        except RuntimeError as error:  # the store's timeout and refused connections
+            raise FabricError(_absent(error)) from error
     if dist.get_world_size() != ranks:
         raise FabricError(
             f"{dist.get_world_size()} processes for {ranks} ranks; start one process a rank"
@@ -78,8 +81,12 @@ def gather(torch: Any, value: Any) -> list[Any]:
     try:
         dist.all_gather_object(out, value)
     except RuntimeError as error:  # gloo's timeout and lost connections
-        raise FabricError(f"a process of the group did not come: {error}") from error
+        raise FabricError(_absent(error)) from error
     return out
+
+
+def _absent(error: RuntimeError) -> str:
+    return f"a process of the group did not come: {(str(error).splitlines() or [''])[0]}"
 
 
 class ProcessFabric(DeviceFabric):
