@@ -58,7 +58,8 @@ class Clock:
         """
         if self.device.type != "cuda":
             return self.call(work)
-        for i in range(self.warmup):
+        # Every buffer of the graph once before: what a first call uploads cannot be captured.
+        for i in range(max(self.warmup, GRAPH_CALLS)):
             work(i)
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -214,6 +215,26 @@ def test_buffers_rotate_over_more_than_the_cache():
     device = torch.device("cuda")  # only its type is looked at
     for size in GPU.expert_bytes:
         assert rotation(size, device) * size > L2_BYTES
+
+
+def test_nothing_is_called_first_inside_a_graph(monkeypatch):
+    """A first call uploads structs, and a copy from the host cannot be captured."""
+    calls, captured = [], []
+
+    @contextmanager
+    def graph(_):
+        before = set(calls)
+        calls.clear()
+        yield
+        captured.extend((i, i in before) for i in calls)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(Clock, "call", lambda self, work: TIME)
+    Clock(torch.device("cuda"), warmup=2).replay(calls.append)
+    assert len(captured) == 20
+    assert all(seen for _, seen in captured)
 
 
 @pytest.mark.parametrize(("relay", "loads"), [(False, 1), (True, 5)])

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from hw_runtime.__main__ import main
+from hw_runtime.check import moe
 from hw_runtime.check.command import SUITES, run_case, run_suite, together
 from hw_runtime.check.suite import Context, Mismatch, Row, require_equal
 from hw_runtime.errors import FabricError
+from hw_runtime.fabrics import FABRICS
 
 ROOT = Path(__file__).parents[2]
 FEW = ["--plans", "60", "--orders", "12"]
@@ -74,6 +76,14 @@ def test_bits_are_compared_not_values():
         require_equal(np.array([0.0]), np.array([-0.0]), "zeros")
     with pytest.raises(Mismatch, match="shape"):
         require_equal(np.zeros(2), np.zeros(3), "shapes")
+
+
+def test_a_gpu_is_asked_only_for_products_it_has():
+    names = {fabric: [name for name, _ in moe.suite(Context(fabric))] for fabric in FABRICS}
+    both = ["bfloat16, ultraep", "bfloat16, mosaic"]
+    assert names["host"] == ["float32, ultraep", "float32, mosaic", *both]
+    assert names["virtual"] == both
+    assert names["ipc"] == names["symm"] == []
 
 
 def test_races_of_another_seed():
