@@ -428,7 +428,9 @@ def _all_gather(
             f"mismatched processes: the layout has {num_ranks} ranks, the process group "
             f"{distributed.get_world_size()}"
         )
-    mine = torch.from_numpy(local).to(device)
+    # The fabrics' own group is gloo, which takes host memory; only NCCL alone needs it on a GPU.
+    nccl = distributed.get_backend() == "nccl"
+    mine = torch.from_numpy(local).to(device if nccl else "cpu")
     out = [torch.empty_like(mine) for _ in range(num_ranks)]
     distributed.all_gather(out, mine)
     return torch.cat(out).cpu().numpy()
