@@ -28,7 +28,19 @@ except FabricError as error:
 """
 
 
-def group(*members, size=None):
+COUNTER = """
+import sys
+import numpy as np
+import torch
+from hw_runtime.manager import _all_gather
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+mine = np.full((1, 3), rank + 1, np.int32)
+print(_all_gather(mine, 2, torch.device("cpu")).tolist())
+"""
+
+
+def group(*members, size=None, program=MEMBER):
     """Run one process for each (ranks, copy bytes, whether it comes to the barrier)."""
     env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(size or len(members))}
     with socket.socket() as free:
@@ -36,7 +48,7 @@ def group(*members, size=None):
         env["MASTER_PORT"] = str(free.getsockname()[1])
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", MEMBER, *(str(int(word)) for word in member)],
+            [sys.executable, "-c", program, *(str(int(word)) for word in member)],
             env={**env, "RANK": str(rank), "PYTHONPATH": str(ROOT)}, cwd=ROOT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )
@@ -73,6 +85,10 @@ def test_a_process_that_is_never_started_is_an_error():
     (alone,) = group((2, 64, True), size=2)
     assert alone.startswith("a process of the group did not come")
     assert "\n" not in alone
+
+
+def test_counts_of_all_processes_come_in_rank_order():
+    assert group((), (), program=COUNTER) == ["[[1, 1, 1], [2, 2, 2]]"] * 2
 
 
 def test_the_gpu_script_says_what_is_missing_and_writes_nothing(tmp_path):
