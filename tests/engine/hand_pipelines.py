@@ -124,6 +124,20 @@ def joint_cases() -> list[HandCase]:
             one(overlap="two_batch", micro_batches=2, restore="overlapped"),
             159,
         ),
+        # So are weights sent ahead, whole. A attention 0-10, B 10-20; A send (1 + 50 + 5) 10-66,
+        # B 66-122; A compute 66-86, B 122-142; A combine 122-128, B 142-148. From 148: A return
+        # (7 + 60) 0-67, B 67-134; A compute 67-97, B 134-164; A dispatch 134-142, B 164-172;
+        # A attention 164-176, B 176-188.
+        HandCase(
+            "two_batch, weights sent ahead",
+            one(
+                {"fwd_distribute": 50, "bwd_distribute": 60},
+                overlap="two_batch",
+                micro_batches=2,
+                prefetched=True,
+            ),
+            148 + 188,
+        ),
         # From 66: A attention 0-10, B 10-20; A dispatch 10-15, B 20-25; A compute 20-40, B 40-60;
         # A combine 40-46, B 60-66; A return 66-75 (after B's combine), B 75-84; A compute 75-105,
         # B 105-135; A dispatch 105-113, B 135-143; A attention 135-147, B 147-159.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, find, given, settings
 
+from tests.engine.hand_case import one
 from tests.engine.hand_cases import CASES, EPISODE_CASES
 from tests.engine.jobs import OVERLAPS, jobs, scaled
 from ultraep_sim.engine.event import run_event
@@ -77,3 +78,16 @@ def test_where_its_assumptions_do_not_hold_the_fast_path_says_so(case):
         run_fast(case.job)
     without = replace(case.job, episodes=())
     assert differences(run_event(without), run_fast(without)) == []
+
+
+@pytest.mark.parametrize("engine", [run_fast, run_event])
+@pytest.mark.parametrize("overlap", OVERLAPS)
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("phase", PHASE_PART)
+def test_weights_sent_ahead_and_a_slower_kernel(engine, overlap, recompute, phase):
+    """Invariant 7 where the communication stream is the bottleneck: a window cannot pay twice."""
+    weights = {"fwd_distribute": 500, "bwd_distribute": 600}
+    choices = {"overlap": overlap, "recompute": recompute, "prefetched": True}
+    job = one(weights, micro_batches=4, layers=2, **choices)
+    plain, slow = engine(job), engine(scaled(job, phase, 2.0))
+    assert slow.iteration_s >= plain.iteration_s

@@ -154,6 +154,16 @@ class Job:
         return self.stages * self.chunks
 
     @property
+    def hides_prefetch(self) -> bool:
+        """Whether weights that are sent ahead hide in a window of their own layer's work.
+
+        Beside another micro-batch's work they are on the communication stream, which hides them as
+        it hides the rest of it. A window there would move time from one stream to the other when a
+        kernel gets slower, and a slower GPU could shorten an iteration.
+        """
+        return self.prefetched and self.overlap not in ("two_batch", "dualpipe")
+
+    @property
     def num_layers(self) -> int:
         """MoE layers of the model."""
         return max(stop for _, stop in self.layers)

@@ -76,7 +76,7 @@ class Kernels:
         self.busy = job.busy(replica)
         joint = job.overlap in ("two_batch", "dualpipe")
         restore = "exposed" if joint else job.restore
-        rules = Rules(True, job.recompute, restore, job.hidden, job.prefetched)
+        rules = Rules(True, job.recompute, restore, job.hidden, job.hides_prefetch)
         self.added = critical(slowest(self.busy), rules)
 
     def forward(self, vs: int, m: int, ledger: Ledger) -> dict[str, float]:

@@ -3,7 +3,8 @@
 The transfer of a layer really runs behind the layer before it. Like the fast path this engine takes
 the layer's own work for that layer's (their loads differ, their kinds of work do not): the formula,
 not the transfer, so that the two engines agree and a prefetch is never half inside an iteration.
-Episodes do not change the window, and the hidden part is in no timeline.
+Episodes do not change the window, and the hidden part is in no timeline. Passes on two streams know
+no window (`Job.hides_prefetch`).
 """
 
 from __future__ import annotations

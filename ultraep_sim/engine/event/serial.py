@@ -36,7 +36,7 @@ def plan(group: Group, micro_batch: int, layer: int) -> Step:
 def distribution(group: Group, micro_batch: int, layer: int) -> Step:
     """Return the step of sending replica weights beside rerouting the tokens."""
     weights = group.kernel("fwd_distribute", micro_batch, layer)
-    if group.job.prefetched:
+    if group.job.hides_prefetch:
         weights = weights.beyond(forward_window(group.job, group.table, micro_batch, layer))
     return weights, group.kernel("fwd_reroute", micro_batch, layer)
 
@@ -44,7 +44,7 @@ def distribution(group: Group, micro_batch: int, layer: int) -> Step:
 def restore(group: Group, micro_batch: int, layer: int) -> Kernel:
     """Return the restoring of replica weights, less what is hidden if they are sent ahead."""
     weights = group.kernel("bwd_distribute", micro_batch, layer)
-    if group.job.prefetched:
+    if group.job.hides_prefetch:
         weights = weights.beyond(backward_window(group.job, group.table, micro_batch, layer))
     return weights
 
@@ -79,7 +79,7 @@ def _shared(group: Group, phase: str, micro_batch: int, layer: int) -> Kernel | 
 
 
 def _backward(group: Group, micro_batch: int, layer: int) -> Program:
-    overlapped = group.job.restore == "overlapped" and not group.job.prefetched
+    overlapped = group.job.restore == "overlapped" and not group.job.hides_prefetch
     weights: Step | None = None
     if group.job.recompute == "full":
         attention = group.kernel("fwd_attention", micro_batch, layer)

@@ -42,7 +42,7 @@ def units(job: Job, replica: int, plan: Orders) -> Units:
     joint = job.overlap in _JOINT
     # Beside another micro-batch's work the restore is on the communication stream in any case.
     restore = "exposed" if joint else job.restore
-    rules = Rules(True, job.recompute, restore, job.hidden, job.prefetched)
+    rules = Rules(True, job.recompute, restore, job.hidden, job.hides_prefetch)
     added = critical(slowest(job.busy(replica)), rules)
     ahead, behind, work = [], [], []
     for vs, (first, stop) in enumerate(job.layers):
