@@ -33,7 +33,7 @@ def show(suite: str, as_json: bool) -> None:
         body = found if isinstance(found, dict) else {"rows": found}
         print_json({"suite": suite, **body})
     elif suite == "transfers":
-        print_renderable(module.show(found))
+        print_renderable(*module.show(found))
     else:
         print_renderable(*(_training(found) if suite == "training" else _breakdown(found)))
 

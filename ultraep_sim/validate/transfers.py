@@ -324,21 +324,20 @@ def _summary(found: list[Row]) -> str:
     return ", ".join(f"{name} {value:.1%}" for name, value in medians(found).items())
 
 
-def show(found: list[Row]) -> RenderableType:
-    """Return the comparison as something to print."""
+def show(found: list[Row]) -> list[RenderableType]:
+    """Return the comparison as things to print one after the other."""
     from rich import box
-    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in _HEADS:
         left = head in ("case", "transport")
-        table.add_column(head, justify="left" if left else "right", no_wrap=not left)
+        table.add_column(head, justify="left" if left else "right", no_wrap=True)
     for row in found:
         table.add_row(*_cells(row))
     legend = "\n".join(f"{name}: {quantity}" for name, quantity in constants().items())
-    return Group(
+    return [
         Text("Weight distribution, simulated beside published", "bold"),
         table,
         Text(f"median absolute error: {_summary(found)}"),
@@ -348,7 +347,7 @@ def show(found: list[Row]) -> RenderableType:
             "from six: relay only from six replicas on, which is how the figure's rows read."
         ),
         Text(legend),
-    )
+    ]
 
 
 def markdown(found: list[Row]) -> str:
