@@ -18,8 +18,9 @@ from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from .grouped import grouped_outer, grouped_rows
 
 if TYPE_CHECKING:
-    from .manager import Manager, Placement
+    from .manager import Manager
     from .moe import Experts
+    from .placement import Placement
 
 
 class Dispatch(torch.autograd.Function):

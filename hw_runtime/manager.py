@@ -17,6 +17,10 @@ One layer, forward:
 
 and backward: `weight_sync`, `acquire`, compute into `gradient_slots`, `release`, `grad_reduce`.
 
+On a GPU fabric the plan is made where the ids are (`hw_runtime.path`), and neither ids nor counts
+go through the host; what a placement says of its plan is copied when somebody asks. The host plans
+where counts are handed in, and groups that are too large for the planner's kernel.
+
 On a GPU transfers run on streams of their own; only `acquire`, `gradient_slots` and `finish` make
 the current stream wait. On the host every call has done its work when it returns.
 """
@@ -24,7 +28,7 @@ the current stream wait. On the host every call has done its work when it return
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +36,6 @@ import torch
 from numpy.typing import NDArray
 
 from ultraep_sim.errors import InputError, PolicyError
-from ultraep_sim.fabric.tiles import TileList, plan_tiles
 from ultraep_sim.planning import (
     EPLayout,
     MosaicOptions,
@@ -46,10 +49,12 @@ from ultraep_sim.planning.assemble import plan_from_replicas
 
 from .errors import FabricError
 from .fabrics import Fabric
+from .fabrics.device import DeviceFabric
 from .inputs import as_tensor, check_ids, check_rows, to_fabric
 from .lanes import Lane, mark
-from .reduction import GradientList, gradient_list
-from .reroute import Instances, choose_topk, count_topk, instances
+from .path import DevicePath
+from .placement import Placement
+from .reroute import choose_topk, count_topk
 
 POLICIES = ("ultraep", "mosaic")
 
@@ -83,30 +88,12 @@ class Balance:
             )  # fmt: skip
         QuotaOptions(self.target, self.min_quota)  # checks both
 
-
-@dataclass(eq=False)
-class Placement:
-    """What was decided for one layer and micro-batch.
-
-    Attributes
-    ----------
-    plan : Plan
-    table : Instances
-        Physical numbers of the instances.
-    tiles : TileList
-        The weight distribution.
-    gradients : GradientList
-        The gradient reduction.
-    which : int
-        Set of slots.
-    """
-
-    plan: Plan
-    table: Instances = field(repr=False)
-    tiles: TileList = field(repr=False)
-    gradients: GradientList = field(repr=False)
-    which: int = 0
-    _releases_seen: int = field(default=-1, repr=False)
+    @property
+    def options(self) -> QuotaOptions | MosaicOptions:
+        """The same for a planner."""
+        if self.policy == "mosaic":
+            return MosaicOptions(self.target)
+        return QuotaOptions(self.target, self.min_quota)
 
 
 @dataclass
@@ -118,6 +105,7 @@ class _Set:
     epoch: int = 0
     users: int = 0
     releases: int = 0
+    reduced: Any = None  # event behind the last reduction of lists made on the device
     released: Any = None  # event of the last release
 
 
@@ -149,6 +137,7 @@ class Manager:
         slots = fabric.slots(self.ranks[0])
         self.device = as_tensor(slots).device
         self._as_fabric = to_fabric if isinstance(slots, np.ndarray) else torch.Tensor.detach
+        self._path = device_path(fabric, self.balance)
         self._quota = QuotaSolver(self.layout)
         self._mosaic = MosaicSolver(self.layout)
         self._sets = [_Set() for _ in range(fabric.geometry.sets)]
@@ -192,6 +181,13 @@ class Manager:
         whole = isinstance(micro_batch, int) and not isinstance(micro_batch, bool)
         if not whole or micro_batch < 0:
             raise InputError("not a whole number from 0 up", place="micro_batch", value=micro_batch)
+        geometry = self.fabric.geometry
+        which = micro_batch % geometry.sets
+        releases = self._sets[which].releases if topk_ids is not None else -1
+        if topk_ids is not None and self._path is not None:
+            made = self._path.plan(topk_ids, self._path.empty())
+            made = replace(made, loads=made.loads.clone())
+            return Placement(geometry, self.balance.relay, which, None, made, releases)
         if topk_ids is not None:
             loads = self.exchange(topk_ids)
         else:
@@ -207,20 +203,8 @@ class Manager:
                 "no rank has a token", place="counts", value=0,
                 remedy="skip the layer for an empty micro-batch",
             )  # fmt: skip
-        geometry = self.fabric.geometry
         plan = self._solve(matrix)
-        which = micro_batch % geometry.sets
-        return Placement(
-            plan,
-            instances(plan, geometry.main_row),
-            plan_tiles(
-                plan, geometry.copy_bytes, relay=self.balance.relay,
-                tile_bytes=geometry.tile_bytes, chunk_tiles=geometry.chunk_tiles,
-            ),
-            gradient_list(plan, geometry.main_row),
-            which,
-            self._sets[which].releases if topk_ids is not None else -1,
-        )  # fmt: skip
+        return Placement(geometry, self.balance.relay, which, plan, None, releases)
 
     def exchange(self, topk_ids: Sequence[torch.Tensor]) -> NDArray[np.int32]:
         """Count the local tokens of each expert and gather all ranks' counts; collective.
@@ -237,10 +221,11 @@ class Manager:
 
     def _solve(self, matrix: NDArray[np.int64]) -> Plan:
         total, options = matrix.sum(axis=0), self.balance
-        if options.policy == "mosaic":
-            solution = self._mosaic.solve(total, MosaicOptions(options.target))
+        wanted = options.options
+        if isinstance(wanted, MosaicOptions):
+            solution = self._mosaic.solve(total, wanted)
         else:
-            solution = self._quota.solve(total, QuotaOptions(options.target, options.min_quota))
+            solution = self._quota.solve(total, wanted)
         return plan_from_replicas(
             self.layout, matrix, solution.expert, solution.rank, solution.quota,
             tau=solution.tau, policy=options.policy,
@@ -288,8 +273,11 @@ class Manager:
             for one in mains
         ]
         held.resident = None
-        with self._weights.run(held.released):
-            held.epoch = self.fabric.distribute(placement.tiles, raw, placement.which)
+        with self._weights.run(held.released, held.reduced):
+            if placement.made is not None and self._path is not None:
+                held.epoch = self._path.distribute(placement.made.plan, raw, placement.which)
+            else:
+                held.epoch = self.fabric.distribute(placement.tiles, raw, placement.which)
         held.resident, held.version = placement, version
 
     def acquire(self, placement: Placement) -> list[torch.Tensor]:
@@ -302,6 +290,8 @@ class Manager:
         held = self._resident(placement)
         self._weights.join()
         held.users += 1
+        if placement.made is not None:  # the lane that was joined ends when the flags have come
+            return [self.fabric.slots(rank, placement.which) for rank in self.ranks]
         return [
             as_tensor(self.fabric.acquire(placement.tiles, held.epoch, rank, placement.which))
             for rank in self.ranks
@@ -342,6 +332,8 @@ class Manager:
         list of int32 tensors, each [tokens, k]
             Physical experts as `Instances` numbers them.
         """
+        if placement.made is not None and self._path is not None:
+            return [one.int() for one in self._path.reroute(placement.made, topk_ids)]
         ids = check_ids(topk_ids, self.ranks, self.device)
         split, table = placement.plan.split, placement.table
         return [
@@ -387,6 +379,12 @@ class Manager:
             fp32 or bf16 [mains, gradient_elements] of local ranks; None for the others.
         sms : int, optional
             Multiprocessors to use on a GPU; default all.
+
+        Raises
+        ------
+        FabricError
+            On a GPU: the slots hold another placement already, and the lists made on the device
+            are that one's.
         """
         elements = self.fabric.geometry.gradient_elements
         rows = self.layout.mains_per_rank
@@ -395,8 +393,14 @@ class Manager:
             dtypes=(torch.float32, torch.bfloat16),
         )  # fmt: skip
         raw = [None if one is None else self._as_fabric(one.detach()) for one in main_grads]
+        on_device = placement.made is not None and isinstance(self.fabric, DeviceFabric)
+        held = self._resident(placement) if on_device else self._sets[placement.which]
         with self._reduction.run():
-            self.fabric.reduce(placement.gradients, raw, placement.which, sms=sms)
+            if isinstance(self.fabric, DeviceFabric) and on_device:
+                self.fabric.reduce_plan(raw, placement.which, sms=sms)
+                held.reduced = mark(self.device)
+            else:
+                self.fabric.reduce(placement.gradients, raw, placement.which, sms=sms)
 
     def finish(self) -> None:
         """Let the current stream wait for every transfer: call before the optimizer."""
@@ -410,6 +414,16 @@ class Manager:
         for which in range(len(self._sets)):
             for rank in self.ranks:
                 self.fabric.gradients(rank, which)[...] = 0
+
+
+def device_path(fabric: Fabric, balance: Balance) -> DevicePath | None:
+    """Return the path on the device; None on the host and for what no kernel plans."""
+    if not isinstance(fabric, DeviceFabric):
+        return None
+    try:
+        return DevicePath(fabric, balance.options, relay=balance.relay)
+    except InputError:  # a layout beyond what one block plans
+        return None
 
 
 def _all_gather(

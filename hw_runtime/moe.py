@@ -24,7 +24,8 @@ from ultraep_sim.planning import EPLayout
 from .autograd import Dispatch, ExpertFunction, Undispatch
 from .fabrics import Geometry
 from .grouped import check_expert
-from .manager import Manager, Placement
+from .manager import Manager
+from .placement import Placement
 
 
 class Router(nn.Module):

@@ -18,30 +18,32 @@ from dataclasses import dataclass, field
 import torch
 
 from ultraep_sim.errors import InputError
-from ultraep_sim.planning.quota import QuotaOptions
 
 from .counting import Counts, LoadCounter, Receivers
+from .device_plan import DevicePlan
 from .fabrics.device import DeviceFabric
-from .planner import DevicePlan, QuotaPlanner
+from .planners import Options, open_planner, planner_of
 from .rerouter import Rerouter
 
 
 @dataclass(frozen=True, eq=False)
-class Routed:
-    """What one call leaves on the device.
+class Planned:
+    """What was decided, on the device.
 
     Attributes
     ----------
     plan : DevicePlan
-        Overwritten by the next call for the same set of slots.
     counts : list of Counts, one a local rank
-    physical : list of tensors like the ids, one a local rank
-        Physical expert of every pair, -1 for padding.
+    loads : int32 tensor [ranks, experts]
+        Of the group, in the arena: overwritten by the next exchange.
+    split : int32 tensor [ranks, experts + ranks x slots]
+        Tokens of every source for every instance.
     """
 
     plan: DevicePlan = field(repr=False)
     counts: list[Counts] = field(repr=False)
-    physical: list[torch.Tensor] = field(repr=False)
+    loads: torch.Tensor = field(repr=False)
+    split: torch.Tensor = field(repr=False)
 
     def check(self) -> None:
         """Wait for the device, and raise what it found wrong with ids or loads."""
@@ -50,24 +52,39 @@ class Routed:
         self.plan.check()
 
 
+@dataclass(frozen=True, eq=False)
+class Routed(Planned):
+    """What one call leaves on the device; its plan is overwritten by the next for the same slots.
+
+    Attributes
+    ----------
+    physical : list of tensors like the ids, one a local rank
+        Physical expert of every pair, -1 for padding.
+    """
+
+    physical: list[torch.Tensor] = field(repr=False)
+
+
 class DevicePath:
     """The path bound to a fabric.
 
     Parameters
     ----------
     fabric : DeviceFabric
-    options : QuotaOptions, optional
+    options : QuotaOptions or MosaicOptions, optional
+        They choose the planner; default the published one.
     relay : bool
         Send through relays where the rule finds a gain.
 
     Raises
     ------
     InputError
-        A layout without redundant slots, or too large for the planner's kernel.
+        A layout without redundant slots, or too large for the planner's kernel, or an option
+        that it does not have.
     """
 
     def __init__(
-        self, fabric: DeviceFabric, options: QuotaOptions | None = None, *, relay: bool = True
+        self, fabric: DeviceFabric, options: Options | None = None, *, relay: bool = True
     ) -> None:
         layout, device = fabric.geometry.layout, fabric.device
         if layout.slots_per_rank == 0:
@@ -79,9 +96,8 @@ class DevicePath:
         self._counter = LoadCounter(
             layout.num_experts, device=device, kernels=fabric.kernels("histogram")
         )
-        self._planner = QuotaPlanner(
-            layout, options, device=device, kernels=fabric.kernels("planner")
-        )
+        kernels = fabric.kernels(planner_of(options).family)
+        self._planner = open_planner(layout, options, device=device, kernels=kernels)
         self._rerouter = Rerouter(layout, device=device, kernels=fabric.kernels("reroute"))
         self._receivers = [Receivers.at(fabric.count_rows(r)) for r in fabric.local_ranks]
         self._plans = [self._planner.empty() for _ in range(fabric.geometry.sets)]
@@ -106,8 +122,18 @@ class DevicePath:
         -------
         Routed
         """
+        made = self.plan(topk_ids, self._plans[self._check(which)])
+        self.distribute(made.plan, mains, which)
+        physical = self.reroute(made, topk_ids)
+        return Routed(made.plan, made.counts, made.loads, made.split, physical)
+
+    def empty(self) -> DevicePlan:
+        """Allocate a plan that outlives the next call."""
+        return self._planner.empty()
+
+    def plan(self, topk_ids: Sequence[torch.Tensor], out: DevicePlan) -> Planned:
+        """Exchange the counts, plan, and split every source's tokens; collective."""
         fabric = self._fabric
-        fabric.geometry.check_set(which)
         if len(topk_ids) != len(fabric.local_ranks):
             raise InputError(
                 "no ids for every local rank", place="topk_ids", value=len(topk_ids),
@@ -120,13 +146,37 @@ class DevicePath:
         ]  # fmt: skip
         fabric.barrier()
         loads = fabric.loads(fabric.local_ranks[0])
-        plan = self._planner.plan(loads, self._plans[which])
-        fabric.distribute_plan(
-            plan.expert[0], plan.rank[0], plan.header[0, 1:2], mains, which, relay=self._relay
+        plan = self._planner.plan(loads, out)
+        return Planned(plan, counts, loads, self._rerouter.split(loads, plan))
+
+    def distribute(
+        self, plan: DevicePlan, mains: Sequence[torch.Tensor | None], which: int = 0
+    ) -> int:
+        """Start the transfers of a plan into a set of slots; collective.
+
+        Its lists are made from the set's own plan, which a kept one is copied to: what a fabric
+        keeps for a graph does not grow with the plans.
+        """
+        own = self._plans[self._check(which)]
+        if plan is not own:
+            for name in ("expert", "rank", "header"):
+                given = getattr(plan, name)
+                getattr(own, name).copy_(given)
+                if given.is_cuda:  # this stream may still read when the plan is dropped
+                    given.record_stream(torch.cuda.current_stream(given.device))
+        return self._fabric.distribute_plan(
+            own.expert[0], own.rank[0], own.header[0, 1:2], mains, which, relay=self._relay
         )
-        split = self._rerouter.split(loads, plan)
-        physical = [
-            self._rerouter.topk(ids, one, plan, split[rank])[1]
-            for rank, ids, one in zip(fabric.local_ranks, topk_ids, counts, strict=True)
-        ]
-        return Routed(plan, counts, physical)
+
+    def reroute(self, made: Planned, topk_ids: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Choose the physical expert of every pair of the local ranks."""
+        return [
+            self._rerouter.topk(ids, one, made.plan, made.split[rank])[1]
+            for rank, ids, one in zip(
+                self._fabric.local_ranks, topk_ids, made.counts, strict=True
+            )
+        ]  # fmt: skip
+
+    def _check(self, which: int) -> int:
+        self._fabric.geometry.check_set(which)
+        return which

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..fabrics import open_fabric
 from ..grouped import grouped_rows
 from ..manager import POLICIES, Balance, Manager
 from ..moe import Experts, MoEBlock
+from . import fp8
 from .routing import SLOTS, draw_ids, shares
 from .rows import BlockRow, GemmRow, Row, Timing
 from .setting import Setting
@@ -26,17 +28,28 @@ MAX_BUFFERS = 4
 
 
 def gemm_rows(setting: Setting) -> Iterator[Row]:
-    """Gate, up, SiLU and down of one rank, every expert with the same load, and Zipf loads."""
+    """Gate, up, SiLU and down of one rank, every expert with the same load, and Zipf loads.
+
+    On a GPU that has them, fp8 products too; where not, stderr says why.
+    """
+    missing = fp8.why_not(setting.device)
+    if missing:
+        print(f"gemm: no fp8 rows: {missing}", file=sys.stderr)
     for hidden, ffn in setting.sizes.shapes:
         for experts in setting.sizes.experts_per_rank:
             for tokens in setting.sizes.tokens_per_expert:
                 for distribution in ("balanced", "skewed"):
                     yield _gemm(setting, (hidden, ffn), experts, tokens, distribution)
+                    if not missing:
+                        yield _gemm(
+                            setting, (hidden, ffn), experts, tokens, distribution, in_fp8=True
+                        )
 
 
 def _gemm(
-    setting: Setting, shape: tuple[int, int], experts: int, tokens: int, distribution: str
-) -> GemmRow:
+    setting: Setting, shape: tuple[int, int], experts: int, tokens: int, distribution: str,
+    *, in_fp8: bool = False,
+) -> GemmRow:  # fmt: skip
     (hidden, ffn), (name, dtype) = shape, DTYPES[setting.device.type]
     total = experts * tokens
     sizes = np.full(experts, tokens)
@@ -44,17 +57,23 @@ def _gemm(
         sizes = setting.stream(4, experts).multinomial(
             total, shares(setting.stream(5, experts), experts)
         )
-    count = min(MAX_BUFFERS, rotation(experts * 6 * hidden * ffn, setting.device))
+    width = 1 if in_fp8 else dtype.itemsize
+    count = min(MAX_BUFFERS, rotation(experts * 3 * width * hidden * ffn, setting.device))
     layout = EPLayout(1, experts, 0)
     held = [Experts(layout, hidden, ffn, dtype=dtype, device=setting.device) for _ in range(count)]
     pairs = [one.split(one.weights[0].detach()) for one in held]
     x = torch.randn(total, hidden, device=setting.device).to(dtype)
     groups = torch.from_numpy(sizes.astype(np.int32)).to(setting.device)
-    time = setting.clock.replay(lambda i: _experts(x, *pairs[i % count], groups))
+    if in_fp8:
+        rows = fp8.quantize(x)
+        small = [(fp8.quantize(first.mT), fp8.quantize(down.mT)) for first, down in pairs]
+        time = setting.clock.replay(lambda i: fp8.experts(rows, *small[i % count], groups))
+    else:
+        time = setting.clock.replay(lambda i: _experts(x, *pairs[i % count], groups))
     flops = 6 * hidden * ffn * total
     return GemmRow(
         time,
-        name,
+        "fp8" if in_fp8 else name,
         experts,
         hidden,
         ffn,

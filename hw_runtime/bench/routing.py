@@ -8,11 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ultraep_sim.planning import EPLayout, MosaicSolver, QuotaSolver
-from ultraep_sim.planning.assemble import plan_from_replicas
+from ultraep_sim.planning import (
+    EPLayout,
+    MosaicOptions,
+    MosaicSolver,
+    QuotaOptions,
+    QuotaSolver,
+)
 
 from ..counting import LoadCounter
 from ..planner import QuotaPlanner
+from ..planners import Options, open_planner
 from ..rerouter import Rerouter
 from .rows import HistogramRow, PlannerRow, RerouteRow, Row
 from .setting import Setting
@@ -48,35 +54,20 @@ def planner_rows(setting: Setting) -> Iterator[Row]:
                 np.array([rng.multinomial(65536, share) for _ in range(ranks)])
                 for share in (shares(rng, experts) for _ in range(BUFFERS))
             ]
-            yield _plan_on_device(setting, layout, loads)
-            if setting.device.type == "cpu":  # no kernel yet
-                yield _plan_by_mosaic(setting, layout, loads)
+            for options in (QuotaOptions(), MosaicOptions()):
+                yield _plan(setting, layout, options, loads)
 
 
-def _plan_on_device(
-    setting: Setting, layout: EPLayout, loads: list[NDArray[np.int64]]
+def _plan(
+    setting: Setting, layout: EPLayout, options: Options, loads: list[NDArray[np.int64]]
 ) -> PlannerRow:
-    planner = QuotaPlanner(layout, device=setting.device)
+    planner = open_planner(layout, options, device=setting.device)
     given = [torch.from_numpy(one.astype(np.int32)).to(setting.device) for one in loads]
     out = [planner.empty() for _ in given]
     time = setting.clock.replay(lambda i: planner.plan(given[i % BUFFERS], out[i % BUFFERS]))
     plan = out[0].plan(given[0])
     return PlannerRow(
-        time, "ultraep", layout.num_ranks, layout.num_experts, layout.slots_per_rank,
-        plan.imbalance_before, plan.imbalance, plan.num_replicas,
-    )  # fmt: skip
-
-
-def _plan_by_mosaic(
-    setting: Setting, layout: EPLayout, loads: list[NDArray[np.int64]]
-) -> PlannerRow:
-    solver = MosaicSolver(layout)
-    totals = [one.sum(axis=0) for one in loads]
-    time = setting.clock.call(lambda i: solver.solve(totals[i % BUFFERS]))
-    found = solver.solve(totals[0])
-    plan = plan_from_replicas(layout, loads[0], found.expert, found.rank, found.quota)
-    return PlannerRow(
-        time, "mosaic", layout.num_ranks, layout.num_experts, layout.slots_per_rank,
+        time, planner.policy, layout.num_ranks, layout.num_experts, layout.slots_per_rank,
         plan.imbalance_before, plan.imbalance, plan.num_replicas,
     )  # fmt: skip
 

@@ -179,7 +179,11 @@ class ReductionRow:
 
 @dataclass(frozen=True)
 class GemmRow:
-    """Gate, up and down of one rank's experts, forward."""
+    """Gate, up and down of one rank's experts, forward.
+
+    fp8 is e4m3 with one fp32 scale for every row of tokens and every column of a weight. Tokens
+    come quantized, as a dispatch in fp8 brings them; quantizing what goes into down is timed.
+    """
 
     time: Timing
     dtype: str = _one_of("bf16", "fp16", "fp32", "fp8")

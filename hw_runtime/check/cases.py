@@ -7,8 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ultraep_sim.planning import EPLayout, Plan, QuotaSolver
+from ultraep_sim.planning import (
+    EPLayout,
+    MosaicOptions,
+    MosaicSolver,
+    Plan,
+    QuotaOptions,
+    QuotaSolver,
+    Solution,
+)
 from ultraep_sim.planning.assemble import even_quotas, plan_from_replicas
+
+Options = QuotaOptions | MosaicOptions
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:
@@ -23,9 +33,16 @@ def random_loads(rng: np.random.Generator, layout: EPLayout, tokens: int) -> NDA
     return np.asarray(draws, np.int64)
 
 
-def solved_plan(layout: EPLayout, loads: NDArray[np.int64]) -> Plan:
-    """Plan with the published quota planner."""
-    solution = QuotaSolver(layout).solve(loads.sum(axis=0))
+def solve(layout: EPLayout, options: Options, total: NDArray[np.int64]) -> Solution:
+    """Plan on the CPU with the planner that takes these options."""
+    if isinstance(options, MosaicOptions):
+        return MosaicSolver(layout).solve(total, options)
+    return QuotaSolver(layout).solve(total, options)
+
+
+def solved_plan(layout: EPLayout, loads: NDArray[np.int64], options: Options | None = None) -> Plan:
+    """Plan on the CPU, with the published quota planner if nothing else is asked for."""
+    solution = solve(layout, options or QuotaOptions(), loads.sum(axis=0))
     return plan_from_replicas(
         layout, loads, solution.expert, solution.rank, solution.quota, tau=solution.tau
     )

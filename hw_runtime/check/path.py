@@ -19,7 +19,7 @@ TURNS = 4
 TOKENS, TOP_K = 40, 3
 
 
-def ids_to_weights(context: Context) -> tuple[int, str]:
+def ids_to_weights(context: Context, options: cases.Options) -> tuple[int, str]:
     """Count, plan, stream and reroute on a device; its second to last turns replay a CUDA graph."""
     import torch
 
@@ -32,7 +32,7 @@ def ids_to_weights(context: Context) -> tuple[int, str]:
     mains = [context.put(rows) for rows in weights]
     turns = [_draw_ids(rng, geometry.layout) for _ in range(TURNS)]
     with context.open(geometry, 1) as fabric:
-        path = DevicePath(fabric)  # type: ignore[arg-type]  # not the host's
+        path = DevicePath(fabric, options)  # type: ignore[arg-type]  # not the host's
         held = [context.put(turns[0][r].copy()) for r in fabric.local_ranks]
         run: Callable[[], Any] = lambda: path(held, mains)  # noqa: E731  # what a turn runs
         for turn, ids in enumerate(turns):
@@ -43,7 +43,7 @@ def ids_to_weights(context: Context) -> tuple[int, str]:
             routed = run()
             fabric.synchronize()
             routed.check()
-            _compare(context, fabric, routed, ids, weights, f"turn {turn}")
+            _compare(context, fabric, routed, ids, weights, options, f"turn {turn}")
     return TURNS * ranks, "ranks' tokens and replicas are those of the CPU"
 
 
@@ -69,12 +69,13 @@ def _compare(
     routed: Any,
     ids: list[NDArray[np.int32]],
     weights: list[NDArray[np.uint8]],
+    options: cases.Options,
     turn: str,
 ) -> None:
     """Hold local ranks' tokens and replicas against the CPU planner and split."""
     layout, main_row = fabric.geometry.layout, fabric.geometry.main_row
     loads = [np.bincount(one.ravel(), minlength=layout.num_experts) for one in ids]
-    plan = cases.solved_plan(layout, np.stack(loads).astype(np.int64))
+    plan = cases.solved_plan(layout, np.stack(loads).astype(np.int64), options)
     table = instances(plan, main_row)
     for at, r in enumerate(fabric.local_ranks):
         want = table.physical[choose_topk(ids[r], plan.offsets, plan.split[r])]

@@ -1,4 +1,4 @@
-"""Plans are those of the CPU planner, bit for bit, and keep every invariant."""
+"""Plans are those of the CPU planners, bit for bit, and keep every invariant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ultraep_sim.errors import PlanError
-from ultraep_sim.planning import EPLayout, QuotaSolver, Solution, expert_loads
+from ultraep_sim.planning import (
+    EPLayout,
+    MosaicOptions,
+    QuotaOptions,
+    Solution,
+    expert_loads,
+)
 from ultraep_sim.planning.assemble import plan_from_replicas
 
 from . import cases
@@ -26,25 +32,36 @@ LAYOUTS = (
 )
 
 
+OPTIONS: dict[str, cases.Options] = {
+    "ultraep": QuotaOptions(),
+    "mosaic": MosaicOptions(),
+    "mosaic, target 1, whole tiles": MosaicOptions(1.0, tile_rows=16),
+}
+"""The last is met by few passes: it is where chains, the greedy and the search decide."""
+
+
 def suite(context: Context) -> Iterator[Case]:
-    """Yield a case for every layout."""
+    """Yield a case for every layout and planner."""
     each = -(-context.plans // len(LAYOUTS))
     for number, layout in enumerate(LAYOUTS):
-        name = (
+        shape = (
             f"{layout.num_ranks} ranks, {layout.num_experts} experts, {layout.slots_per_rank} slots"
         )
-        yield name, partial(_plans, context, layout, number, each)
+        for name, options in OPTIONS.items():
+            yield f"{name}: {shape}", partial(_plans, context, layout, options, number, each)
 
 
-def _plans(context: Context, layout: EPLayout, number: int, count: int) -> tuple[int, str]:
+def _plans(
+    context: Context, layout: EPLayout, options: cases.Options, number: int, count: int
+) -> tuple[int, str]:
     """Plan in batches where the fabric's memory is, and compare with one solve each on the CPU."""
     import torch
 
-    from ..planner import QuotaPlanner
+    from ..planners import open_planner
 
     rng = cases.stream(context.seed, 8, number)
     device = "cpu" if context.fabric == "host" else context.device
-    planner, solver = QuotaPlanner(layout, device=device), QuotaSolver(layout)
+    planner = open_planner(layout, options, device=device)
     for begin in range(0, count, BATCH):
         size = min(BATCH, count - begin)
         tokens = rng.integers(0, 4096, size)
@@ -53,14 +70,14 @@ def _plans(context: Context, layout: EPLayout, number: int, count: int) -> tuple
         loads = np.stack([cases.random_loads(rng, layout, int(n)) for n in tokens])
         made = planner.plan(torch.from_numpy(loads.astype(np.int32)).to(planner.device))
         for at in range(size):
-            _compare(layout, loads[at], made.solution(at), solver, begin + at)
+            want = cases.solve(layout, options, expert_loads(loads[at]))
+            _compare(layout, loads[at], made.solution(at), want, begin + at)
     return count, "plans, bit for bit those of the CPU planner; every fourth validated"
 
 
 def _compare(
-    layout: EPLayout, loads: NDArray[np.int64], got: Solution, solver: QuotaSolver, at: int
+    layout: EPLayout, loads: NDArray[np.int64], got: Solution, want: Solution, at: int
 ) -> None:
-    want = solver.solve(expert_loads(loads))
     if got.tau != want.tau:
         raise Mismatch(f"loads {at}: threshold {got.tau}, expected {want.tau}")
     for name in ("expert", "rank", "quota"):

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from ultraep_sim.fabric.tiles import plan_tiles
-from ultraep_sim.planning import EPLayout, Plan
+from ultraep_sim.planning import EPLayout, MosaicOptions, Plan, QuotaOptions
 
 from ..fabrics import Geometry
 from . import cases
@@ -43,7 +43,14 @@ def suite(context: Context) -> Iterator[Case]:
         size = cases.Size(name, rows * columns * width, 256, 4)
         yield f"{name} as bytes", partial(_sync, context, solved, size, True)
     if context.fabric != "host":
-        yield "from ids on, no host between", partial(ids_to_weights, context)
+        from ..planners import planner_of
+
+        for options in (QuotaOptions(), MosaicOptions()):
+            policy = planner_of(options).policy
+            yield (
+                f"from ids on by {policy}, no host between",
+                partial(ids_to_weights, context, options),
+            )
 
 
 def _fanouts(context: Context, fanouts: range) -> tuple[int, str]:

@@ -1,10 +1,5 @@
 """What the GPU fabrics share: arenas, structs, launches. They differ in who owns which rank.
 
-Each rank has one *arena*: weight slots and gradient slots of all sets, ready flags, a word for
-every rank that comes to its barrier, and a load matrix with a row for every rank that counts. A
-kernel reaches the arena of any rank through a table of base addresses, and filling that table is
-all that `virtual`, `ipc` and `symm` do differently.
-
 Launches go to torch's current stream. With `DeviceFabric.distribute` the host hands in the task
 list, which is uploaded for each call. `DeviceFabric.distribute_plan` builds it on the device from a
 plan that is there already, and keeps every struct it makes, so that it can be captured in a CUDA
@@ -17,22 +12,20 @@ for the host.
 
 from __future__ import annotations
 
-import importlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ultraep_sim.errors import InputError
 from ultraep_sim.fabric.tiles import TileList
 
 from ..errors import FabricError
 from ..reduction import GradientList
-from .arena import CHANNELS, Arena, sm_budget
-from .base import Fabric, Geometry
-from .rows import check_bytes, check_count, check_rows, gradient_dtype
+from .arena import CHANNELS, sm_budget
+from .base import Geometry
+from .memory import DeviceMemory
+from .rows import check_bytes, gradient_dtype
 from .structs import (
     BARRIERS,
     EPOCH,
@@ -52,7 +45,6 @@ from .structs import (
     gradient_shapes,
     plan_shapes,
     stream_shared_bytes,
-    struct_of,
     task_numbers,
     task_shapes,
     tile_arrays,
@@ -67,7 +59,7 @@ BLOCKS = 64
 """One-warp blocks of the streaming kernel; to be tuned on hardware."""
 
 
-class DeviceFabric(Fabric):
+class DeviceFabric(DeviceMemory):
     """See the module; a backend says which ranks are local and maps the arenas.
 
     Parameters
@@ -95,31 +87,15 @@ class DeviceFabric(Fabric):
         load: Callable[[str], Any] | None = None,
     ) -> None:
         check_tile(geometry.tile_bytes)
-        self._torch = torch = importlib.import_module("torch")
-        self.geometry = geometry
-        self.device = torch.device(device)
-        ranks = geometry.layout.num_ranks
-        self._list = ranks if rank is None else rank
-        self.local_ranks = tuple(range(ranks)) if rank is None else (rank,)
+        super().__init__(geometry, device, rank)
+        torch = self._torch
         self._limit_ns, self._jitter = limit_ns, jitter
-        self._arena = Arena.of(geometry)
         self._load = load or self._open
         self._loaded: dict[str, Any] = {}
         n, chunks = capacity(geometry), geometry.chunks_per_copy
         self._pending = self._zeros(n * chunks, torch.int32)
         self._states = self._zeros(CHANNELS * STATE_WORDS, torch.int64).view(CHANNELS, STATE_WORDS)
         self._epoch = 0
-        self._keep: dict[Any, Any] = {}
-        self._bases = self._map_arenas()
-        self._tables = self._make_tables()
-
-    @abstractmethod
-    def _map_arenas(self) -> list[int]:
-        """Allocate the arenas of local ranks, zeroed; return every rank's base address here."""
-
-    @abstractmethod
-    def _local_arena(self, rank: int) -> Any:
-        """Return the arena of a local rank, uint8 [bytes]."""
 
     @abstractmethod
     def _host_barrier(self) -> None:
@@ -135,61 +111,6 @@ class DeviceFabric(Fabric):
         if family not in self._loaded:
             self._loaded[family] = self._load(family)
         return self._loaded[family]
-
-    def _zeros(self, length: int, dtype: Any) -> Any:
-        return self._torch.zeros(length, dtype=dtype, device=self.device)
-
-    def _upload(self, array: NDArray[Any]) -> Any:
-        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-    def _make_tables(self) -> dict[tuple[str, int], Any]:
-        """Upload the base addresses of every part, by part and set."""
-        a, bases = self._arena, np.array(self._bases, np.int64)
-        out = {
-            ("arrived", one): self._upload(bases + a.arrived + one * a.arrived_set)
-            for one in range(CHANNELS)
-        }
-        for which in range(self.geometry.sets):
-            out["slots", which] = self._upload(bases + a.slots + which * a.slot_set)
-            out["gradients", which] = self._upload(bases + a.gradients + which * a.gradient_set)
-            out["ready", which] = self._upload(bases + a.ready + which * a.ready_set)
-        return out
-
-    def _part(self, rank: int, begin: int, size: int) -> Any:
-        if rank not in self.local_ranks:
-            raise InputError(
-                "the memory of that rank is another process's", place="rank", value=rank,
-                remedy=f"give one of {self.local_ranks}",
-            )  # fmt: skip
-        return self._local_arena(rank)[begin : begin + size]
-
-    def slots(self, rank: int, which: int = 0) -> Any:
-        """Replica weights of a local rank, uint8 [slots, copy_bytes], rows aligned."""
-        self.geometry.check_set(which)
-        a, held = self._arena, self.geometry.layout.slots_per_rank
-        part = self._part(rank, a.slots + which * a.slot_set, a.slot_set)
-        return part.view(held, a.slot_stride)[:, : self.geometry.copy_bytes]
-
-    def gradients(self, rank: int, which: int = 0) -> Any:
-        """Replica gradients of a local rank, [slots, gradient_elements], rows aligned."""
-        self.geometry.check_set(which)
-        a, g, torch = self._arena, self.geometry, self._torch
-        part = self._part(rank, a.gradients + which * a.gradient_set, a.gradient_set)
-        dtype = torch.float32 if g.gradient_dtype == "fp32" else torch.bfloat16
-        rows = part.view(g.layout.slots_per_rank, a.gradient_stride).view(dtype)
-        return rows[:, : g.gradient_elements]
-
-    def loads(self, rank: int) -> Any:
-        """Load matrix of a local rank, int32 [ranks, experts]: row r is what rank r counted."""
-        layout = self.geometry.layout
-        size = layout.num_ranks * layout.num_experts * 4
-        part = self._part(rank, self._arena.loads, size)
-        return part.view(self._torch.int32).view(layout.num_ranks, layout.num_experts)
-
-    def count_rows(self, rank: int) -> Any:
-        """Addresses of a rank's row in the load matrix of every rank, int64 [ranks]."""
-        row = self._arena.loads + rank * self.geometry.layout.num_experts * 4
-        return self._upload(np.array(self._bases, np.int64) + row)
 
     def distribute(self, tiles: TileList, mains: Sequence[Any], which: int = 0) -> int:
         """Write every replica of a host-made task list; see `Fabric.distribute`."""
@@ -398,13 +319,6 @@ class DeviceFabric(Fabric):
         self._host_barrier()
         self._keep.clear()
 
-    def _upload_all(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-        return {name: self._upload(array) for name, array in arrays.items()}
-
-    def _struct(self, names: tuple[str, ...], arrays: Mapping[str, Any], numbers: Any) -> Any:
-        """Write a struct of addresses and numbers; whoever keeps it keeps the arrays too."""
-        return self._upload(struct_of(names, lambda name: arrays[name].data_ptr(), numbers))
-
     def _stream_numbers(self) -> dict[str, int]:
         return {
             **task_numbers(self.geometry),
@@ -415,24 +329,3 @@ class DeviceFabric(Fabric):
             "limit_ns": self._limit_ns,
             "jitter": self._jitter,
         }
-
-    def _kept_table(self, mains: Sequence[Any], length: int) -> Any:
-        """Make `_main_table` once for the same tensors."""
-        local = [mains[r] for r in self.local_ranks]
-        key = ("mains", *((m.data_ptr(), m.stride(0), m.dtype) for m in local))
-        if key not in self._keep:
-            self._keep[key] = self._main_table(mains, length)
-        return self._keep[key]
-
-    def _main_table(self, mains: Sequence[Any], length: int) -> Any:
-        """Upload the address of every local expert's row."""
-        g = self.geometry
-        check_count(mains, g.layout.num_ranks)
-        for r in self.local_ranks:
-            check_rows(mains[r], r, (int(g.layout.mains_per_rank[r]), length), self.device)
-        table = np.zeros(g.layout.num_experts, np.int64)
-        for e, (home, row) in enumerate(zip(g.layout.home, g.main_row, strict=True)):
-            if home in self.local_ranks:
-                rows = mains[home]
-                table[e] = rows.data_ptr() + int(row) * rows.stride(0) * rows.element_size()
-        return self._upload(table)

@@ -6,70 +6,24 @@
 // side by side, one a warp, and the first round of the search runs beside the first threshold, so
 // a plan costs the time of one to about six probes. A probe keeps its replicas; no plan is built
 // twice.
-#include "oracle.cuh"
+#include "record.cuh"
+#include "search.cuh"
 
 namespace hw {
 
-constexpr int PROBES = 7;
 constexpr int ATTEMPTS = 3;
 constexpr int PROBING = ATTEMPTS + PROBES;  // warps that probe
-constexpr int RESOLUTION = 1024;
-constexpr i64 TARGET_SCALE = 10000;
-constexpr i64 MAX_TOTAL = 0x7fffffff;
-constexpr int MAX_RANKS = 256;
-
-enum Status { OK = 0, NEGATIVE_LOAD = 1, TOTAL_TOO_LARGE = 2 };
 
 struct Search {  // what the block shares between rounds
-  u64 total;
-  u32 bad, large, hot;
-  i64 first, mean, high, low, tolerance;
+  Totals totals;
+  Interval range;
+  u32 hot;
+  i64 first;
   int found[PROBING];   // replicas of each warp's probe, or -1
   int buffer[PROBING];  // where each warp writes its replicas
   int spare, count;     // buffer and number of the best so far
   bool opened, done;    // the first threshold did; nothing is left to probe
 };
-
-__device__ FORCE_INLINE i64 warp_max64(i64 value) {  // of values from 0 up
-  const u32 high = static_cast<u32>(value >> 32);
-  const u32 top = warp_max(high);
-  const u32 low = warp_max(high == top ? static_cast<u32>(value) : 0u);
-  return static_cast<i64>((static_cast<u64>(top) << 32) | low);
-}
-
-// Sum the sources into `load`; say in `s` what is wrong with them.
-__device__ void sum_sources(const int* loads, int sources, int stride, int experts, int* load,
-                            Search& s) {
-  // Threads share a column if there are more of them than experts.
-  const int threads = static_cast<int>(blockDim.x), me = static_cast<int>(threadIdx.x);
-  const int groups = threads / experts > 1 ? threads / experts : 1;
-  const int span = (sources + groups - 1) / groups;
-  u64 sum = 0;
-  bool negative = false, large = false;
-  for (int item = me; item < groups * experts; item += threads) {
-    const int expert = item % experts, from = item / experts * span;
-    const int to = from + span < sources ? from + span : sources;
-    i64 part = 0;
-#pragma unroll 8
-    for (int source = from; source < to; source++) {
-      const int one = loads[static_cast<i64>(source) * stride + expert];
-      negative |= one < 0;
-      part += one;
-    }
-    if (part < 0 || part > MAX_TOTAL) {  // refused; keeps what follows in range
-      large = true;
-      part = 0;
-    }
-    sum += static_cast<u64>(part);
-    add_shared(&load[expert], static_cast<int>(part));
-  }
-  if (negative) s.bad = NEGATIVE_LOAD;
-  if (large && !negative) s.large = 1;
-  // A thread sums at most a few thousand parts: below 2^50, so two halves fit 32-bit reductions.
-  const u32 low = warp_sum(static_cast<u32>(sum & 0x3ffffff));
-  const u32 high = warp_sum(static_cast<u32>(sum >> 26));
-  if (lane() == 0) add_shared(&s.total, (static_cast<u64>(high) << 26) + low);
-}
 
 // First threshold, mean and largest load: of the domain with the largest mean.
 __device__ void thresholds(const int* rank_load, const u32* domain_total, int ranks, int domain,
@@ -90,10 +44,8 @@ __device__ void thresholds(const int* rank_load, const u32* domain_total, int ra
   mean = warp_max64(mean);
   high = warp_max(high);
   if (lane() == 0) {
-    s.first = s.low = first;
-    s.mean = mean;
-    s.high = high;
-    s.tolerance = mean / RESOLUTION > 1 ? mean / RESOLUTION : 1;
+    s.first = first;
+    s.range = interval(first, high, mean);
   }
 }
 
@@ -122,11 +74,6 @@ __device__ void sort_by_load(const int* load, const int* rank_load, const int* s
   }
 }
 
-// The j-th threshold of a search round (j from 1).
-__device__ FORCE_INLINE i64 spaced(const Search& s, int j) {
-  return s.low + (s.high - s.low) * j / (PROBES + 1);
-}
-
 __device__ void keep(Search& s, int warp) {  // by one thread: this warp's replicas are the best
   s.count = s.found[warp];
   const int swap = s.buffer[warp];
@@ -134,22 +81,10 @@ __device__ void keep(Search& s, int warp) {  // by one thread: this warp's repli
   s.spare = swap;
 }
 
-// One thread: look at a round's probes as the CPU would have made them, one by one.
-__device__ void shrink(Search& s) {
-  i64 below = s.low, high = s.high;
-  for (int j = 1; j <= PROBES; j++) {
-    const i64 tau = spaced(s, j);
-    if (tau == below) continue;
-    if (s.found[ATTEMPTS + j - 1] >= 0) {
-      keep(s, ATTEMPTS + j - 1);
-      high = tau;
-      break;
-    }
-    below = tau;
-  }
-  s.low = below;
-  s.high = high;
-  s.done = s.high - s.low <= s.tolerance;
+__device__ void take(Search& s) {  // by one thread: what a round of the search found
+  const int best = shrink(s.range, s.found + ATTEMPTS);
+  if (best) keep(s, ATTEMPTS + best - 1);
+  s.done = narrow(s.range);
 }
 
 // One thread: the first attempt that succeeded is the plan; else the search starts.
@@ -157,16 +92,16 @@ __device__ void open(Search& s) {
   for (int w = 0; w < ATTEMPTS && !s.done; w++) {
     if (s.found[w] < 0) continue;
     keep(s, w);
-    s.high = s.first;
+    s.range.high = s.first;
     s.opened = s.done = true;
   }
   if (s.done) return;
-  s.done = s.high - s.low <= s.tolerance;
-  if (!s.done) shrink(s);  // its first round ran beside the attempts
+  s.done = narrow(s.range);
+  if (!s.done) take(s);  // its first round ran beside the attempts
 }
 
 // Follow the probe sequence; the replicas are in buffer `s.spare` then, `s.count` of them, and the
-// threshold in `s.high`. What one thread decides is written between two barriers.
+// threshold in `s.range.high`. What one thread decides is written between two barriers.
 __device__ void search(const Problem& p, const Replicas* buffers, u32 min_quota, Search& s) {
   const int w = static_cast<int>(warp());
   const bool leader = threadIdx.x == 0;
@@ -175,52 +110,24 @@ __device__ void search(const Problem& p, const Replicas* buffers, u32 min_quota,
       const bool attempt = w < ATTEMPTS;
       const int mode = attempt && w < 2 ? DYNAMIC_FLOOR : NO_FLOOR;
       int n = -1;
+      const i64 tau = attempt ? s.first : spaced(s.range, w - ATTEMPTS + 1);
       if (w > 0 || min_quota > 0)
-        n = probe(p, attempt ? s.first : spaced(s, w - ATTEMPTS + 1), mode, w == 0 ? min_quota : 0,
-                  buffers[s.buffer[w]]);
+        n = probe(p, tau, mode, w == 0 ? min_quota : 0, buffers[s.buffer[w]]);
       if (lane() == 0) s.found[w] = n;
     }
     sync_block();
     if (leader && opening) open(s);
-    if (leader && !opening) shrink(s);
+    if (leader && !opening) take(s);
     sync_block();
   }
   if (min_quota > 0 && !s.opened) {
     if (w == 0) {
-      const int n = probe(p, s.high, PLAIN_FLOOR, min_quota, buffers[s.buffer[0]]);
+      const int n = probe(p, s.range.high, PLAIN_FLOOR, min_quota, buffers[s.buffer[0]]);
       if (lane() == 0) s.found[0] = n;
     }
     sync_block();
     if (leader && s.found[0] >= 0) keep(s, 0);
     sync_block();
-  }
-}
-
-// Group instances by expert, mains first; slots of a rank in the order they were opened.
-__device__ void group(const Replicas& plan, int n, const int* load, const int* home, int experts,
-                      int* offsets, int* rank, int* slot, int* quota) {
-  const int step = static_cast<int>(blockDim.x);
-  for (int e = static_cast<int>(threadIdx.x); e < experts; e += step) {
-    int before = 0, given = 0;
-    for (int j = 0; j < n; j++) {
-      before += plan.expert[j] < e;
-      given += plan.expert[j] == e ? plan.quota[j] : 0;
-    }
-    offsets[e] = e + before;
-    rank[e + before] = home[e];
-    slot[e + before] = -1;
-    quota[e + before] = load[e] - given;
-  }
-  if (threadIdx.x == 0) offsets[experts] = experts + n;
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += step) {
-    int at = plan.expert[i] + 1, used = 0;
-    for (int j = 0; j < n; j++) {
-      at += plan.expert[j] < plan.expert[i] || (j < i && plan.expert[j] == plan.expert[i]);
-      used += j < i && plan.rank[j] == plan.rank[i];
-    }
-    rank[at] = plan.rank[i];
-    slot[at] = used;
-    quota[at] = plan.quota[i];
   }
 }
 
@@ -264,31 +171,24 @@ extern "C" __global__ void __launch_bounds__(512)
     if (me < PROBING) s.buffer[me] = me;
   }
   if (me == 0) {
-    s.total = 0;
-    s.bad = OK;
-    s.large = 0;
+    s.totals = {0, OK, 0};
     s.hot = 0;
     s.spare = PROBING;
     s.count = 0;
     s.opened = s.done = false;
   }
   sync_block();
-  sum_sources(loads, sources, stride, experts, load, s);
-  sync_block();
-  if (me == 0 && s.bad == OK && (s.large || s.total > static_cast<u64>(MAX_TOTAL)))
-    s.bad = TOTAL_TOO_LARGE;
-  for (int e = me; e < experts; e += step) add_shared(&rank_load[home[e]], load[e]);
-  sync_block();
+  read_record(loads, sources, stride, home, experts, load, rank_load, s.totals);
   for (int r = me; r < ranks; r += step)
     add_shared(&domain_total[r / domain], static_cast<u32>(rank_load[r]));
   sync_block();
   thresholds(rank_load, domain_total, ranks, domain, target_scaled, s);
   sync_block();
 
-  i64 tau = s.high <= s.first ? s.first : s.high;
-  if (s.bad != OK) {
+  i64 tau = s.range.high <= s.first ? s.first : s.range.high;
+  if (s.totals.bad != OK) {
     tau = 0;  // no plan: mains keep what they have, and the status says why
-  } else if (s.high > s.first && slots > 0) {
+  } else if (s.range.high > s.first && slots > 0) {
     sort_by_load(load, rank_load, start, home, by_home, ranks, experts, rank_order, expert_order,
                  s);
     sync_block();
@@ -297,23 +197,10 @@ extern "C" __global__ void __launch_bounds__(512)
                  ranks, slots,     domain, static_cast<int>(s.hot)};
     sync_block();
     search(problem, buffers, min_quota, s);
-    tau = s.high;
+    tau = s.range.high;
   }
 
-  const int n = s.count;
-  const Replicas plan = buffers[s.spare];
-  for (int i = me; i < n; i += step) {
-    expert[record * room + i] = plan.expert[i];
-    rank[record * room + i] = plan.rank[i];
-    quota[record * room + i] = plan.quota[i];
-  }
-  const i64 instances = record * (experts + room);
-  group(plan, n, load, home, experts, offsets + record * (experts + 1), instance_rank + instances,
-        instance_slot + instances, instance_quota + instances);
-  if (me == 0) {
-    header[4 * record] = tau;
-    header[4 * record + 1] = n;
-    header[4 * record + 2] = s.bad;
-    header[4 * record + 3] = static_cast<i64>(s.total);
-  }
+  write_record(record, buffers[s.spare], s.count, tau, s.totals, load, home, experts, room,
+               {header, expert, rank, quota, offsets, instance_rank, instance_slot,
+                instance_quota});
 }

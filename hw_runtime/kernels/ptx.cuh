@@ -45,6 +45,7 @@ __device__ FORCE_INLINE void add_shared(u32* at, u32 value) { atomicAdd(at, valu
 __device__ FORCE_INLINE void add_shared(int* at, int value) { atomicAdd(at, value); }
 __device__ FORCE_INLINE void add_shared(u64* at, u64 value) { atomicAdd(at, value); }
 __device__ FORCE_INLINE void max_shared(u32* at, u32 value) { atomicMax(at, value); }
+__device__ FORCE_INLINE void or_shared(u32* at, u32 value) { atomicOr(at, value); }
 __device__ FORCE_INLINE void add_global(int* at, int value) { atomicAdd(at, value); }
 
 }  // namespace hw

@@ -253,3 +253,54 @@ def test_a_gpu_measures_everything(tmp_path):
     found = schema.load(path)
     assert found.machine.driver
     assert {type(row).__name__ for row in found.rows} >= {"CopyRow", "StreamRow", "ReductionRow"}
+
+
+def test_fp8_rows_are_left_out_with_a_reason(monkeypatch):
+    from hw_runtime.bench import fp8
+
+    assert fp8.why_not(torch.device("cpu")) == "fp8 products need a CUDA GPU"
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
+    assert fp8.why_not(gpu) == "compute capability 8.9 has no grouped fp8 products"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.delattr(torch, "_scaled_grouped_mm", raising=False)
+    assert "has no _scaled_grouped_mm" in fp8.why_not(gpu)
+
+
+def test_fp8_experts_are_near_those_in_fp32(monkeypatch):
+    """The shapes, scales and groups of the product, with a plain one in torch's place."""
+    from hw_runtime.autograd import silu_mul
+    from hw_runtime.bench import fp8
+
+    def multiply(a, b, scale_a, scale_b, *, offs, out_dtype, use_fast_accum):
+        assert use_fast_accum
+        assert a.dtype == b.dtype == torch.float8_e4m3fn
+        assert a.is_contiguous()
+        assert b.mT.is_contiguous()  # column-major
+        assert scale_a.shape == a.shape[:1]
+        assert scale_b.shape == (b.shape[0], b.shape[2])
+        out = torch.empty(a.shape[0], b.shape[2])
+        begin = 0
+        for group, end in enumerate(offs.tolist()):
+            wide = b[group].float() * scale_b[group]
+            out[begin:end] = (a[begin:end].float() * scale_a[begin:end, None]) @ wide
+            begin = end
+        assert begin == len(a)
+        return out.to(out_dtype)
+
+    monkeypatch.setattr(torch, "_scaled_grouped_mm", multiply, raising=False)
+    assert fp8._trial(torch.device("cpu")) is None
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(24, 32, generator=generator)
+    first = torch.randn(3, 32, 32, generator=generator) / 6
+    down = torch.randn(3, 16, 32, generator=generator) / 4
+    sizes = torch.tensor([5, 0, 19], dtype=torch.int32)
+    got = fp8.experts(fp8.quantize(x), fp8.quantize(first.mT), fp8.quantize(down.mT), sizes).float()
+    group = torch.repeat_interleave(torch.arange(3), sizes)
+    hidden = silu_mul(torch.einsum("tk,tkn->tn", x, first[group]))
+    want = torch.einsum("tk,tkn->tn", hidden, down[group])
+    assert float((got - want).norm() / want.norm()) < 0.08
+
+    refuse = torch.nn.Module().forward  # raises NotImplementedError
+    monkeypatch.setattr(torch, "_scaled_grouped_mm", refuse, raising=False)
+    assert "refuses a small product" in fp8._trial(torch.device("cpu"))

@@ -18,6 +18,7 @@ from hw_runtime.fabrics.arena import CHANNELS, Arena
 from hw_runtime.fabrics.device import DeviceFabric
 from hw_runtime.fabrics.ipc import reach
 from hw_runtime.fabrics.structs import BARRIERS, ERROR, STREAM, WHERE
+from hw_runtime.manager import Balance, Manager
 from hw_runtime.path import DevicePath
 from hw_runtime.reduction import gradient_list
 from ultraep_sim.errors import InputError
@@ -35,7 +36,7 @@ class HostKernels:
 
     def __new__(cls, family: str):
         """Blocks of these families do not wait for each other: the other shim runs them."""
-        plain = family in ("histogram", "planner", "reroute")
+        plain = family in ("histogram", "mosaic", "planner", "reroute")
         return HostOrder(family, 5) if plain else super().__new__(cls)
 
     def launch(self, name, blocks, threads, shared, *arguments):
@@ -297,3 +298,73 @@ def test_peers_are_opened_from_the_kernels_side():
     assert fake.copied == [("cuda:0", "cuda:1")]
     with pytest.raises(MissingHardwareError, match="cuda:0 cannot reach the memory of cuda:2"):
         reach(fake, "cuda:0", "cuda:2")
+
+
+@needs_compiler
+@pytest.mark.parametrize("policy", ["ultraep", "mosaic"])
+def test_the_manager_plans_where_the_ids_are(policy, monkeypatch):
+    """Placement, slots, tokens and sums are the host's, from two layers that share the slots."""
+
+    def refuse(*_):
+        raise AssertionError("ids went through the host")
+
+    geometry = Geometry(LAYOUT, 160, 40, tile_bytes=64, chunk_tiles=2)
+    rng = cases.stream(21)
+    score = np.log(rng.dirichlet(np.full(24, 0.3)) + 1e-9) + rng.gumbel(size=(2, 12, 30, 24))
+    layers = [
+        [torch.from_numpy(one) for one in np.argsort(draw, axis=2)[:, :, -3:].astype(np.int32)]
+        for draw in score
+    ]
+    weights = cases.random_weights(rng, LAYOUT, 160)
+    mains = [torch.from_numpy(one) for one in weights]
+    host = Manager(open_fabric("host", geometry), Balance(policy))
+    wanted = []
+    for ids in layers:
+        placement = host.update_placement(ids)
+        wanted.append((placement.plan, host.reroute(placement, ids)))
+    counts = torch.from_numpy(host.exchange(layers[0]))
+    manager = Manager(virtual(geometry), Balance(policy))
+    monkeypatch.setattr("hw_runtime.manager.check_ids", refuse)
+    monkeypatch.setattr(manager, "exchange", refuse)
+    kept = [manager.update_placement(ids) for ids in layers]
+    for placement, ids, (plan, physical) in zip(kept, layers, wanted, strict=True):
+        manager.weight_sync(placement, mains)
+        slots = manager.acquire(placement)
+        assert "plan" not in vars(placement)  # nothing was copied to the host so far
+        for got, want in zip(manager.reroute(placement, ids), physical, strict=True):
+            assert torch.equal(got, want)
+        for (r, slot), want in cases.expected_slots(plan, weights, geometry.main_row).items():
+            np.testing.assert_array_equal(slots[r][slot].numpy(), want)
+        gradients = manager.gradient_slots(placement)
+        for i in np.flatnonzero(plan.is_replica):
+            gradients[plan.rank[i]][plan.slot[i]] = 2.0
+        sums = [torch.ones(int(m), 40) for m in LAYOUT.mains_per_rank]
+        manager.release(placement)
+        manager.grad_reduce(placement, sums)
+        for e, fanout in enumerate(plan.fanout):
+            assert (sums[LAYOUT.home[e]][geometry.main_row[e]] == 1 + 2 * fanout).all()
+        for name in ("rank", "slot", "quota", "offsets", "split"):
+            assert np.array_equal(getattr(placement.plan, name), getattr(plan, name)), name
+        assert (placement.plan.tau, placement.plan.policy) == (plan.tau, policy)
+    with pytest.raises(FabricError, match="holds other replicas"):
+        manager.grad_reduce(kept[0], sums)
+    assert manager.update_placement(counts=counts).made is None  # handed in: planned on the host
+
+
+@needs_compiler
+def test_a_placement_says_what_the_device_found_wrong():
+    manager = Manager(virtual(Geometry(LAYOUT, 64, tile_bytes=64, chunk_tiles=2)))
+    empty = manager.update_placement([torch.zeros(0, 2, dtype=torch.int32) for _ in range(12)])
+    empty.check()
+    with pytest.raises(InputError, match="no rank has a token"):
+        _ = empty.plan
+
+
+def test_a_group_too_large_for_a_kernel_is_planned_on_the_host():
+    layout = EPLayout(257, 257, 1)
+    fabric = virtual(Geometry(layout, 64, tile_bytes=64, chunk_tiles=2))
+    counts = np.ones((257, 257), np.int64)
+    counts[:, 3] = 40
+    manager = Manager(fabric, Balance("mosaic"))
+    assert manager.update_placement(counts=counts).plan.num_replicas > 0
+    assert manager.update_placement([torch.zeros(1, 1, dtype=torch.int32)] * 257).made is None

@@ -223,6 +223,7 @@ inline void add_shared(u32* at, u32 value) { *at += value; }
 inline void add_shared(int* at, int value) { *at += value; }
 inline void add_shared(u64* at, u64 value) { *at += value; }
 inline void max_shared(u32* at, u32 value) { *at = value > *at ? value : *at; }
+inline void or_shared(u32* at, u32 value) { *at |= value; }
 inline void add_global(int* at, int value) { *at += value; }
 
 }  // namespace hw
