@@ -1,13 +1,24 @@
 "use strict";
 // Fills a chart's plotting area pixel by pixel: cost depends on the screen, not on the trace.
 
-const BLANK = 0xffffffff;
+const BLANK = 0xffffffff, BLACK = 0xff000000;
 
-// Call fill(pixels, width, height) and put the pixels where the chart's data lies.
-function paintArea(chart, fill) {
+// Call fill(pixels, width, height) and put the pixels where the chart's data lies. Most redraws
+// change a line on top and not what is under it: the pixels are kept while `what`, the window and
+// the size are the same.
+function paintArea(chart, what, fill) {
   const { left, top, width, height } = chart.bbox;
   const w = Math.round(width), h = Math.round(height);
   if (w < 1 || h < 1) return;
+  const { min, max } = chart.scales.x;
+  const key = [...what, w, h, min, max];
+  if (!chart.kept || chart.kept.key.some((part, at) => part !== key[at])) {
+    chart.kept = { key, canvas: filled(fill, w, h) };
+  }
+  chart.ctx.drawImage(chart.kept.canvas, Math.round(left), Math.round(top));
+}
+
+function filled(fill, w, h) {
   const canvas = new OffscreenCanvas(w, h);
   const context = canvas.getContext("2d");
   const image = context.createImageData(w, h);
@@ -15,7 +26,7 @@ function paintArea(chart, fill) {
   pixels.fill(BLANK);
   fill(pixels, w, h);
   context.putImageData(image, 0, 0);
-  chart.ctx.drawImage(canvas, Math.round(left), Math.round(top));
+  return canvas;
 }
 
 // For each pixel column the range of times it covers.
@@ -28,9 +39,11 @@ function columnTimes(chart, width) {
 
 // Imbalance over time x layer; a pixel that covers many cells shows the worst of them.
 function paintHeat(chart, levels, contender, scale) {
-  paintArea(chart, (pixels, w, h) => {
+  paintArea(chart, [contender], (pixels, w, h) => {
     const edges = columnTimes(chart, w);
+    const rowOf = Int32Array.from({ length: h }, (_, y) => Math.floor((y * levels.layers) / h));
     const row = new Float64Array(levels.layers);
+    const colours = new Uint32Array(levels.layers);
     let seen = "";
     for (let x = 0; x < w; x++) {
       const first = cellOf(levels, edges[x]), last = Math.max(first, cellOf(levels, edges[x + 1] - 1e-9));
@@ -43,11 +56,9 @@ function paintHeat(chart, levels, contender, scale) {
             if (value > row[layer]) row[layer] = value;
           }
         }
+        row.forEach((value, layer) => { colours[layer] = value ? scale.colour(value / 1000) : BLANK; });
       }
-      for (let y = 0; y < h; y++) {
-        const value = row[Math.floor((y * levels.layers) / h)];
-        if (value) pixels[y * w + x] = scale.colour(value / 1000);
-      }
+      for (let y = 0; y < h; y++) pixels[y * w + x] = colours[rowOf[y]];
     }
   });
 }
@@ -60,10 +71,11 @@ function cellOf(levels, time) {
 // Loads of all ranks on top of one another, each as thick as its share and coloured by how far it
 // is from the mean. A pixel that covers many records shows their mean.
 function paintStack(chart, stack, ranks, scale, chosen) {
-  const bounds = [];
-  paintArea(chart, (pixels, w, h) => {
+  paintArea(chart, [stack, chosen], (pixels, w, h) => {
+    const bounds = [];
     const edges = columnTimes(chart, w);
     const loads = new Float64Array(ranks);
+    const colours = new Uint32Array(ranks);
     let seen = "", total = 0;
     for (let x = 0; x < w; x++) {
       const [first, last] = recordsOf(stack, edges[x], edges[x + 1]);
@@ -71,39 +83,33 @@ function paintStack(chart, stack, ranks, scale, chosen) {
       if (`${first},${last}` !== seen) {
         seen = `${first},${last}`;
         total = meanLoads(stack.values, first, last, ranks, loads);
+        loads.forEach((load, rank) => { colours[rank] = scale.colour((load * ranks) / total); });
       }
       if (!total) continue;
-      let rank = 0, below = 0, colour = scale.colour((loads[0] * ranks) / total);
-      let start = 0;
+      let rank = 0, below = 0, start = 0;
       for (let y = 0; y < h; y++) {
         const level = ((y + 0.5) / h) * total;
         while (rank < ranks - 1 && below + loads[rank] < level) {
           if (rank === chosen) bounds.push([x, start, y]);
           below += loads[rank++];
           start = y;
-          colour = scale.colour((loads[rank] * ranks) / total);
         }
-        pixels[(h - 1 - y) * w + x] = colour;
+        pixels[(h - 1 - y) * w + x] = colours[rank];
       }
       if (rank === chosen) bounds.push([x, start, h]);
     }
+    outline(pixels, w, h, bounds);
   });
-  outline(chart, bounds);
 }
 
 // Draw a line along both edges of the chosen rank's band.
-function outline(chart, bounds) {
-  if (!bounds.length) return;
-  const { left, top, height } = chart.bbox;
-  chart.ctx.save();
-  chart.ctx.fillStyle = "#000";
+function outline(pixels, w, h, bounds) {
   const thick = Math.max(1, Math.round(devicePixelRatio));
   for (const [x, low, high] of bounds) {
-    for (const y of [low, high]) {
-      chart.ctx.fillRect(Math.round(left) + x, Math.round(top + height - y) - thick / 2, 1, thick);
+    for (const edge of [low, high]) {
+      for (let y = edge; y < Math.min(h, edge + thick); y++) pixels[(h - 1 - y) * w + x] = BLACK;
     }
   }
-  chart.ctx.restore();
 }
 
 // Records of a pixel column: those inside it, else the one whose stretch of time it lies in.
