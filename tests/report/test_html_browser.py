@@ -8,6 +8,8 @@ import shutil
 import pytest
 
 from tests.trace.toys import toy_trace
+from ultraep_sim.engine.watch import watch_trace
+from ultraep_sim.planning import EPLayout
 from ultraep_sim.policies import plan
 
 from .view_cases import LAYOUT, META, page_of, view_of
@@ -237,6 +239,15 @@ def test_a_view_without_experts_says_so(open_page) -> None:
     assert "Expert loads are not in this file" in text(page, "#experts-note")
     assert "Rank loads before balancing are not known" in text(page, "#record-note")
     assert page.is_disabled("#expert")
+
+
+@pytest.mark.parametrize("ranks", [1, 5, 16])
+def test_the_smallest_traces_are_drawn(open_page, ranks) -> None:
+    trace = toy_trace(META, steps=1, micro_batches=1).select(layers=1)
+    page = open_page(watch_trace(trace, EPLayout(ranks, 8, 1), ["ultraep"]))
+    assert text(page, "#record-title").startswith("Layer 1, step 0: imbalance ")
+    page.click("#zoom-in")
+    assert windows(page)[0] == [-0.5, 0.5]
 
 
 def test_a_hostile_name_is_only_text(open_page, view) -> None:

@@ -3,16 +3,22 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.trace.toys import toy_trace
+from ultraep_sim.engine.watch import watch_trace
 from ultraep_sim.errors import InputError
+from ultraep_sim.planning import EPLayout
 from ultraep_sim.report import html_data
 from ultraep_sim.report.html_page import SCRIPTS
+from ultraep_sim.trace import load_trace
 
 from .view_cases import META, manifest_of, pack_of, page_of, view_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +125,22 @@ def test_ideal_is_never_called_the_best(tmp_path) -> None:
     text = page_of(tmp_path / "a.html", view, names=names).file.read_text()
     assert manifest_of(text)["best"] == 2
     assert "After ultraep it is" in text
+
+
+def test_the_docs_tell_what_the_trace_shows() -> None:
+    page = (ROOT / "docs" / "report.md").read_text()
+    trace = load_trace(ROOT / "traces" / "train-aux.parquet").select(steps=31, layers=6)
+    layout = EPLayout(trace.meta.source_ranks, trace.meta.num_experts, 2)
+    view = watch_trace(trace, layout, ["ultraep"])
+    detail = view.details[0]
+    hot, expert = int(detail.pairs[0].argmax()), int(detail.loads.argmax())
+    assert detail.loads[expert] > 0.9 * detail.pairs[0].max()
+    instances = 1 + int((detail.away[1].expert == expert).sum())
+    assert instances == 8
+    told = f"At step 31 rank {hot} has {view.imbalance[0, 0]:.1f} times the mean load"
+    assert told in " ".join(page.split())
+    assert "spreads that expert over eight ranks" in page
+    assert f"beyond {html_data.MAX_CELLS:,} cells" in page
 
 
 def test_the_library_is_the_published_one() -> None:
