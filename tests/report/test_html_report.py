@@ -98,6 +98,8 @@ def test_what_does_not_fit_is_thinned_and_said(tmp_path) -> None:
     manifest = manifest_of(text)
     every = manifest["expert_level"]["every"]
     assert every > 1
+    more = sum(bool(view.time[row] % every) for row in view.worst)
+    assert f"one micro-batch in {every}, and {more} more records" in said[-1]
     for layer in (0, 1):
         index = manifest["expert_level"]["layers"][layer]
         kept = set(pack_of(text, f"experts{layer}", index)["time"].tolist())

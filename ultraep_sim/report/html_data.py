@@ -37,6 +37,8 @@ class Level:
         Micro-batches between two that were kept.
     records : int
         How many were kept, the worst included.
+    worst : int
+        How many of them were kept only because they are the worst of their layer.
     texts : list of str
     indices : list of dict
         By layer: what `Pack.index` says.
@@ -44,6 +46,7 @@ class Level:
 
     every: int
     records: int
+    worst: int
     texts: list[str]
     indices: list[dict[str, Entry]]
 
@@ -136,7 +139,7 @@ def levels(view: LoadView, room: int) -> tuple[Level, Level]:
         No expert level (of no records) where expert loads are not known.
     """
     if view.home is None:
-        return _fitted(view, _rank_pack, room, view.stride), Level(0, 0, [], [])
+        return _fitted(view, _rank_pack, room, view.stride), Level(0, 0, 0, [], [])
     ranks = _fitted(view, _rank_pack, int(room * RANKS_SHARE), view.stride)
     return ranks, _fitted(view, _expert_pack, room - ranks.size, ranks.every)
 
@@ -147,9 +150,11 @@ def _fitted(
     """Leave out more micro-batches until a level fits, and at last some of the worst records."""
     worst = view.worst
     while True:
-        rows = sorted({row for row in view.details if view.time[row] % every == 0} | set(worst))
+        regular = {row for row in view.details if view.time[row] % every == 0}
+        rows = sorted(regular | set(worst))
         packs = [pack(view, mine) for mine in _by_layer(view, rows)]
-        level = Level(every, len(rows), [p.text() for p in packs], [p.index for p in packs])
+        texts, indices = [p.text() for p in packs], [p.index for p in packs]
+        level = Level(every, len(rows), len(rows) - len(regular), texts, indices)
         if level.size <= room:
             return level
         if every < len(view.positions):
@@ -158,7 +163,7 @@ def _fitted(
         elif worst:
             worst = worst[: len(worst) // 2]
         else:
-            return Level(0, 0, [], [])
+            return Level(0, 0, 0, [], [])
 
 
 def _by_layer(view: LoadView, rows: list[int]) -> list[list[int]]:

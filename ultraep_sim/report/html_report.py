@@ -70,7 +70,7 @@ def write_report(view: LoadView, about: About, path: str | Path, max_bytes: int)
     text = first.text()
     # The page without single loads is measured as it will stand, with a little room for the
     # numbers in its sentences.
-    empty = _page(view, about, text, first.index, widths, (Level(1, 0, [], []),) * 2, max_bytes)
+    empty = _page(view, about, text, first.index, widths, (Level(1, 0, 0, [], []),) * 2, max_bytes)
     index_room = 700 * len(view.layers) + 120 * len(view.layers) * len(view.contenders)
     room = max_bytes - len(empty.encode()) - index_room - 1000
     if room < 0:
@@ -209,6 +209,6 @@ def _thinned(level: Level, count: int) -> str:
     if not level.records:
         return "none: the bound leaves no room."
     return (
-        f"THINNED to one micro-batch in {level.every} and the worst record of each layer, "
-        f"{level.records} of {count} records; those are exact."
+        f"THINNED to one micro-batch in {level.every}, and {level.worst} more records that are the "
+        f"worst of their layer: {level.records} of {count} records; those are exact."
     )
