@@ -14,6 +14,7 @@ from ultraep_sim.commands import (
     interrupt,
     plan,
     policies,
+    report,
     run,
     sweep,
     timeline,
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command(epilog=run.EPILOG)(run.run)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.add_typer(trace.app, name="trace")
+app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=policies.EPILOG)(policies.policies)
 app.command(epilog=sweep.EPILOG)(sweep.sweep)
 app.command(epilog=timeline.EPILOG)(timeline.timeline)

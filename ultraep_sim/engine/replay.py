@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import PolicyError
 from ..fabric.dedup import dedup_factors
-from ..planning import LoadStats, StatsBuilder, expert_loads
+from ..planning import LoadStats, Plan, StatsBuilder, expert_loads
 from ..policies import Policy, PolicyState
 from ..trace import Record
 
@@ -65,6 +65,9 @@ class PolicyReplay:
     per_replica : int, optional
         Micro-batches of a step that one replica runs one after the other; the next so many are
         another replica's, which runs at the same time. None: all are one replica's.
+    on_plan : callable, optional
+        Called with every plan, before its counts are booked: for a reader who wants to see which
+        experts moved where, which counts do not tell.
     """
 
     def __init__(
@@ -77,8 +80,10 @@ class PolicyReplay:
         *,
         any_tree: bool = False,
         per_replica: int | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
     ) -> None:
         self.label = label
+        self._on_plan = on_plan
         self.policy = policy
         self._top_k = top_k
         self._per_replica = per_replica
@@ -98,6 +103,8 @@ class PolicyReplay:
         """Plan one record and book its counts; ``total`` is its expert loads."""
         state = self._state(record, step_every)
         plan = self.policy.plan(loads, state)
+        if self._on_plan is not None:
+            self._on_plan(plan)
         self.warm[len(self.builder)] = state.warm
         self.builder.add(plan, state.moved)
         if self._top_k is not None:
