@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,8 @@ class ServingResult:
     workload_label: str
     notes: list[str]
     digest: str
+
+    FILES: ClassVar = ("result.parquet", "requests.parquet", "summary.json", "scenario.yaml")
 
     def write(self, directory: str | Path, command: Sequence[str] = ()) -> Path:
         """Write ``result.parquet``, ``requests.parquet``, ``summary.json`` and ``scenario.yaml``.
