@@ -24,6 +24,8 @@ COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|\+00:00)?", re.ASCII)
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Nanoseconds of these years fit 64 bits.
+_YEARS = range(1970, 2200)
 
 
 def has_header(line: str) -> bool:
@@ -49,14 +51,15 @@ def read_azure(lines: Lines, path: Path) -> Arrivals:
     Raises
     ------
     ArrivalsError
-        A column is missing, a row is cut short, not in order of time or twice there (at this clock
-        two requests at one instant are possible, of equal lengths too they are a copy), a time or
+        A column is missing, a row is cut short, not in order of time or there twice, a time or
         length is none, or there is no row.
 
     Notes
     -----
-    Columns may be in any order and others beside them are ignored. The recordings end without a
-    line end, so a last number that lost its last digits cannot be told from a whole one.
+    Columns may be in any order and others beside them are ignored. At a clock of 100 ns two
+    requests may still come at one instant; that their lengths are equal as well is taken for a
+    copy. The recordings end without a line end, so a last number that lost its last digits cannot
+    be told from a whole one.
     """
     columns, width = _columns(next(lines), path)
     ticks, tokens, outputs = array("q"), array("q"), array("q")
@@ -110,7 +113,9 @@ def _ticks(text: str, number: int, path: Path) -> int:
     """Return nanoseconds since 1970, exactly."""
     match = _TIME.fullmatch(text)
     problem = "not a time"
-    if match is not None:
+    if match is not None and int(text[:4]) not in _YEARS:
+        problem = f"not a time from {_YEARS[0]} to {_YEARS[-1]}"
+    elif match is not None:
         try:
             since = datetime.fromisoformat(match[1] + "+00:00") - _EPOCH
         except ValueError as error:  # no 13th month, no 61st second
