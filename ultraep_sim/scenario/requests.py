@@ -22,13 +22,18 @@ def check_shares(value: str | Shares) -> str | Shares:
     Raises
     ------
     ValueError
-        None, negative, not finite, or all zero.
+        No built-in mix of that name; or shares of which there are none, negative ones, ones that
+        are not finite, or only zeros.
     """
     if isinstance(value, str):
+        # Not above: the simulator's rooms know scenarios, and this one asks them for a name only.
+        from ultraep_sim.serving.mixes import shares_of
+
+        shares_of(value)
         return value
     if not value or any(not math.isfinite(v) or v < 0 for v in value.values()):
         raise ValueError("a mix is a share from 0 up for at least one domain")
-    if not sum(value.values()):
+    if not any(value.values()):
         raise ValueError("a mix whose shares are all zero")
     return value
 
@@ -178,11 +183,12 @@ class PrefixSpec(Strict):
     Attributes
     ----------
     share : float
-        Share of requests that find a prefix. Recorded block hashes (Mooncake) decide it instead
-        where there are any and ``recorded`` is true.
+        Share of requests that find a prefix.
     fraction : float
         Share of such a prompt that is found.
     recorded : bool
+        Recorded block hashes (Mooncake) decide both instead, as in a cache without bounds; in a
+        recording without hashes, ``share`` and ``fraction`` do.
     """
 
     share: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -217,4 +223,13 @@ class RequestsSpec(Strict):
     def _lengths_are_known(self) -> RequestsSpec:
         if self.lengths is None and self.arrivals.file is None:
             raise ValueError("a Poisson process needs lengths, for example {mean: 2000}")
+        return self
+
+    @model_validator(mode="after")
+    def _recorded_prefixes_fit(self) -> RequestsSpec:
+        if self.prefix is not None and self.prefix.recorded:
+            if self.arrivals.file is None:
+                raise ValueError("prefix.recorded needs a file of recorded arrivals")
+            if self.lengths is not None:
+                raise ValueError("prefix.recorded does not fit drawn lengths; leave lengths out")
         return self
