@@ -32,6 +32,8 @@ FOUND: Columns = (
     ("rate_low", "95 %\nfrom\n[req/s]", lambda v: f"{v:.1f}"),
     ("rate_high", "\nto\n[req/s]", lambda v: f"{v:.1f}"),
     ("relative_to_ideal", "of\nideal\n[%]", lambda v: f"{100 * v:.1f}"),
+    ("relative_low", "95 %\nfrom\n[%]", lambda v: f"{100 * v:.1f}"),
+    ("relative_high", "\nto\n[%]", lambda v: f"{100 * v:.1f}"),
     ("mean_rank_imbalance", "mean\nimbalance\n[max/mean]", lambda v: f"{v:.3f}"),
 )
 

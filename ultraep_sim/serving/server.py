@@ -50,7 +50,7 @@ class ServerRules:
     max_queue : float
         Requests that may be in the system; infinite where any number may.
     kv_tokens : float
-        Prompt tokens the cache of a rank holds; infinite where memory does not bind.
+        Tokens the cache of a rank holds; infinite where memory does not bind.
     seed : int
         Of the random router.
     """
@@ -113,6 +113,8 @@ class Server:
         Seconds a step takes.
     watch : callable, optional
         Called as ``watch(server)`` after every step; returning true stops the run.
+    kv_need : float64 [N], optional
+        Tokens of cache each prompt takes; all of its own by default. A sliding window keeps fewer.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Server:
         patience_s: NDArray[np.float64],
         clock: Clock,
         watch: Callable[[Server], bool] | None = None,
+        kv_need: NDArray[np.float64] | None = None,
     ) -> None:
         count = len(arrival_s)
         self.rules, self.clock, self.watch = rules, clock, watch
@@ -138,7 +141,8 @@ class Server:
         self.began: list[float] = []  # of every step, and the requests it left waiting
         self.waiting: list[int] = []
         self.backlog = np.zeros(rules.ranks, np.int64)  # tokens routed to a rank, not computed
-        self.kv_used = [0] * rules.ranks
+        self.kv_need = tokens if kv_need is None else kv_need
+        self.kv_used = [0.0] * rules.ranks
         self._queues: list[deque[int]] = [deque() for _ in range(rules.ranks)]
         self._admitted: set[int] = set()
         self._choose = _router(rules, self.backlog)
@@ -170,7 +174,7 @@ class Server:
         if self.in_system >= self.rules.max_queue:
             self._leave(request, REFUSED)
             return
-        if self.tokens[request] > self.rules.kv_tokens:
+        if self.kv_need[request] > self.rules.kv_tokens:
             self._leave(request, TOO_LONG)
             return
         rank = self._choose()
@@ -249,7 +253,7 @@ class Server:
     def _admit(self, rank: int, request: int) -> bool:
         if request in self._admitted:
             return True
-        needed = int(self.tokens[request])
+        needed = float(self.kv_need[request])
         if self.kv_used[rank] + needed > self.rules.kv_tokens:
             return False
         self.kv_used[rank] += needed
@@ -259,7 +263,7 @@ class Server:
     def _release(self, rank: int, request: int) -> None:
         if request in self._admitted:
             self._admitted.remove(request)
-            self.kv_used[rank] -= int(self.tokens[request])
+            self.kv_used[rank] -= float(self.kv_need[request])
 
     def _finish(self, step: Segments) -> None:
         for rank, request, _, count, last in zip(

@@ -13,7 +13,7 @@ from ..engine.options import LayerOptions
 from ..engine.replay import PolicyReplay
 from ..engine.replayed import layer_options, policy_replays
 from ..errors import ScenarioError
-from .kv import kv_tokens
+from .kv import kv_bytes, kv_bytes_per_token, kv_capacity
 from .requests import Requests, make_requests
 from .routing import Routing, Typical, spread_layers
 from .routing import Segments as RoutedSegments
@@ -66,19 +66,22 @@ class Setup:
         spec = self.scenario.serving
         assert spec is not None  # noqa: S101  (make_setup has seen it)
         steps = StepModel(self.scenario, self.routing, requests.domain, replay, self.options)
-        steps.prewarm(self._history(steps.history_steps))
+        hottest = steps.prewarm(self._history(steps.history_steps))
+        shape = self.scenario.model
+        token = kv_bytes_per_token(shape, spec.kv_dtype)
+        room = kv_capacity(self.scenario, replay.policy, self.options, hottest)
         rules = ServerRules(
             self.scenario.ep.ranks,
             spec.token_budget,
             spec.router,
             np.inf if spec.timeout_s is None else spec.timeout_s,
             np.inf if spec.max_queue is None else spec.max_queue,
-            kv_tokens(self.scenario, replay.policy, self.options),
+            room / token,
             self.scenario.seed,
         )
         server = Server(
             rules, requests.arrival_s, requests.tokens, requests.cached, requests.patience_s,
-            steps, watch,
+            steps, watch, kv_bytes(shape, requests.tokens, spec.kv_dtype) / token,
         )  # fmt: skip
         return server.run(), steps
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compute.dense import gate_time, shared_expert_time
-from ..compute.prefill_attention import outside_time, prefill_attention_time
+from ..compute.outside import outside_time
+from ..compute.prefill_attention import prefill_attention_time
 from ..engine.critical import FORWARD_PHASES, OVERHEAD_PHASES, critical, slowest
 from ..engine.layer import rules_of
 from ..engine.options import LayerOptions
@@ -124,18 +125,27 @@ class StepModel:
         self._stands_for = stands_for(routing.layers, scenario.model.moe_layers)
         self._before = 0  # steps that only history saw
 
-    def prewarm(self, segments: list[RoutedSegments]) -> None:
-        """Let a history policy see batches before the first request arrives; they take no time."""
+    def prewarm(self, segments: list[RoutedSegments]) -> int:
+        """Plan batches before the first request arrives; they take no time.
+
+        Returns
+        -------
+        int
+            Pairs of the hottest rank in the last of them, over all layers.
+        """
+        hottest = 0
         for batch in segments:
             self._plan(self._before, batch)
+            hottest = int(self.replay.builder.stats.pairs.max())
             self.replay.builder.reset()
             self._before += 1
+        return hottest
 
     @property
     def history_steps(self) -> int:
-        """Steps a history policy must have seen to have placed once; 0 for the others."""
+        """Steps a history policy must have seen to have placed once; 1 for the others."""
         cadence = self.replay.policy.cadence_steps
-        return 0 if cadence is None else max(cadence, self.replay.policy.window_steps) + 1
+        return 1 if cadence is None else max(cadence, self.replay.policy.window_steps) + 1
 
     def __call__(self, step: int, segments: Segments) -> float:
         """Plan, time and log one step."""
@@ -159,8 +169,9 @@ class StepModel:
         ranks = self.routing.ranks
         stats = self.replay.builder.stats
         attention = prefill_attention_time(
-            shape, rack.gpu, ranks, segments.rank, segments.start, segments.count, self.spec.sparse
-        )
+            shape, rack.gpu, segments.rank, segments.start, segments.count, ranks,
+            kv_dtype=self.spec.kv_dtype, sparse=self.spec.sparse,
+        )  # fmt: skip
         tokens = segments.tokens(ranks)
         busy = busy_phases(shape, rack, stats, self._price, options)
         busy["fwd_attention"] = np.broadcast_to(
