@@ -53,12 +53,16 @@ class SparseSpec(Strict):
     dense_heads : float
         Share of heads that stay dense.
     sampled_rows : float
-        Share of query rows scored in full, once, to find what to keep: the overhead.
+        Share of query rows scored in full, once, to find what to keep.
+    overhead : float
+        Factor on what selecting costs beyond that (`ultraep_sim.compute.prefill_attention`); 0 is
+        free.
     """
 
     kept: float = Field(default=0.1, gt=0.0, le=1.0)
     dense_heads: float = Field(default=0.0, ge=0.0, le=1.0)
     sampled_rows: float = Field(default=0.05, ge=0.0, le=1.0)
+    overhead: float = Field(default=1.0, ge=0.0, le=100.0)
 
 
 class ServingSpec(Strict):
