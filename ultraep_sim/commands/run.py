@@ -237,7 +237,10 @@ def _show(result: RunResult | ServingResult) -> None:
         Text(title_of(result.scenario.to_dict()), style="bold"),
         table(result.rows),
         Text(found(result.rows, names) + "\n", style="bold"),
-        *(Text(f"Without a first token: {text}.") for text in (lost(result.rows) if served else ())),
+        *(
+            Text(f"Without a first token: {text}.")
+            for text in (lost(result.rows) if served else ())
+        ),
         Text(f"Workload: {result.workload_label}."),
         *(Text(f"Note: {text}.") for text in result.notes),
     )

@@ -143,9 +143,7 @@ def draw_capacity(
         return save(fig, stem)
 
 
-def _by_policy(
-    result: ServingResult, table: pa.Table
-) -> list[tuple[str, str, Any, pa.Table]]:
+def _by_policy(result: ServingResult, table: pa.Table) -> list[tuple[str, str, Any, pa.Table]]:
     import pyarrow.compute as pc
 
     labels = [spec.label for spec in result.scenario.policies]

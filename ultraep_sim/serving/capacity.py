@@ -170,7 +170,7 @@ def measure(setup: Setup, label: str, rate_per_s: float, *, stop: bool = True) -
 
 
 def mean_rate(setup: Setup) -> float:
-    """Requests a second of a scenario, as they arrive."""
+    """Return the requests a second of a scenario, as they arrive."""
     work = setup.scenario.workload.requests
     assert work is not None  # noqa: S101  (make_setup has seen it)
     return work.arrivals.rate_per_s or len(setup.requests) / work.duration_s
@@ -180,9 +180,7 @@ def _replay(setup: Setup, label: str) -> PolicyReplay:
     return next(replay for replay in setup.replays() if replay.label == label)
 
 
-def _search(
-    setup: Setup, label: str, start: float, tolerance: float
-) -> tuple[Point, list[Point]]:
+def _search(setup: Setup, label: str, start: float, tolerance: float) -> tuple[Point, list[Point]]:
     """Double or halve until the line lies between two rates, then bisect their logarithm."""
     points: list[Point] = []
 

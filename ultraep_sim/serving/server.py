@@ -9,8 +9,8 @@ continuous batching), and the slowest rank of every phase ends it.
 Decisions where real systems differ:
 
 - A request keeps the rank it was sent to. It is admitted when its whole prompt fits into the KV
-  cache that is left there; nothing overtakes it. What it holds is freed at its first token: decoding
-  happens elsewhere, and sending the cache there is not timed.
+  cache that is left there; nothing overtakes it. What it holds is freed at its first token:
+  decoding happens elsewhere, and sending the cache there is not timed.
 - A request that is given up or timed out leaves its queue at once. What a running step computes of
   it is computed in vain, and its cache is freed when that step has ended.
 """
@@ -18,7 +18,7 @@ Decisions where real systems differ:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -161,7 +161,7 @@ class Server:
 
     # Arrivals and impatience
 
-    def _arrive(self) -> Iterator[Event]:
+    def _arrive(self) -> Generator[Event, Any, None]:
         for request, at in enumerate(self.arrival_s.tolist()):
             if at > self.env.now:
                 yield self.env.timeout(at - self.env.now)
@@ -206,7 +206,7 @@ class Server:
 
     # Steps
 
-    def _serve(self) -> Iterator[Event]:
+    def _serve(self) -> Generator[Event, Any, bool]:
         while True:
             step = self._fill()
             if len(step):

@@ -66,24 +66,43 @@ class Setup:
         spec = self.scenario.serving
         assert spec is not None  # noqa: S101  (make_setup has seen it)
         steps = StepModel(self.scenario, self.routing, requests.domain, replay, self.options)
-        hottest = steps.prewarm(self._history(steps.history_steps))
+        steps.prewarm(self._history(steps.history_steps))
         shape = self.scenario.model
-        token = kv_bytes_per_token(shape, spec.kv_dtype)
-        room = kv_capacity(self.scenario, replay.policy, self.options, hottest)
         rules = ServerRules(
             self.scenario.ep.ranks,
             spec.token_budget,
             spec.router,
             np.inf if spec.timeout_s is None else spec.timeout_s,
             np.inf if spec.max_queue is None else spec.max_queue,
-            room / token,
+            self.kv_tokens(replay),
             self.scenario.seed,
         )
         server = Server(
             rules, requests.arrival_s, requests.tokens, requests.cached, requests.patience_s,
-            steps, watch, kv_bytes(shape, requests.tokens, spec.kv_dtype) / token,
+            steps, watch,
+            kv_bytes(shape, requests.tokens, spec.kv_dtype)
+            / kv_bytes_per_token(shape, spec.kv_dtype),
         )  # fmt: skip
         return server.run(), steps
+
+    def kv_tokens(self, replay: PolicyReplay) -> float:
+        """Prompt tokens whose keys and values a rank has room for under a policy, a whole number.
+
+        Activations are taken to be those of a full step without balancing, whatever the policy:
+        one that balances badly for a step must not run out of memory.
+
+        Raises
+        ------
+        ProfileError
+            There is no room for those of one step.
+        """
+        scenario = self.scenario
+        spec, work = scenario.serving, scenario.workload.requests
+        assert spec is not None  # noqa: S101  (make_setup has seen it)
+        assert work is not None  # noqa: S101
+        hottest = work.routing.imbalance * spec.token_budget * scenario.model.top_k
+        room = kv_capacity(scenario, replay.policy, self.options, hottest)
+        return float(room // kv_bytes_per_token(scenario.model, spec.kv_dtype))
 
     def _history(self, count: int) -> list[RoutedSegments]:
         typical = self.typical
@@ -115,7 +134,9 @@ def make_setup(scenario: Scenario) -> Setup:
     requests = make_requests(scenario)
     typical = _typical(requests, spec.token_budget)
     moe = scenario.model.moe_layers
-    layers = np.arange(moe) if spec.sample_layers is None else spread_layers(moe, spec.sample_layers)
+    layers = (
+        np.arange(moe) if spec.sample_layers is None else spread_layers(moe, spec.sample_layers)
+    )
     routing = Routing(
         work.routing, scenario.model, scenario.ep.ranks, layers.tolist(), requests.domains,
         typical, scenario.seed, draw=spec.draw,

@@ -1,10 +1,10 @@
 """How long a step takes under a policy, and why: the layer times of exactly what is in it.
 
-A step runs every MoE layer of the model over the tokens of all ranks. The policy plans each of them
-on the loads of these tokens, with the history it would have had; the kernel times are those of
-`ultraep_sim.engine.phases`, arranged as `ultraep_sim.engine.critical` does (the recurrence the event
-engine agrees with: ranks wait for each other after every phase). Attention takes what the chunks of
-a rank need, so that ranks with long prompts are stragglers of their own.
+A step runs every MoE layer of the model over the tokens of all ranks. The policy plans each of
+them on the loads of these tokens, with the history it would have had; the kernel times are those of
+`ultraep_sim.engine.phases`, arranged as `ultraep_sim.engine.critical` does (the recurrence that the
+event engine agrees with: ranks wait for each other after every phase). Attention takes what the
+chunks of a rank need, so that ranks with long prompts are stragglers of their own.
 """
 
 from __future__ import annotations
@@ -125,27 +125,18 @@ class StepModel:
         self._stands_for = stands_for(routing.layers, scenario.model.moe_layers)
         self._before = 0  # steps that only history saw
 
-    def prewarm(self, segments: list[RoutedSegments]) -> int:
-        """Plan batches before the first request arrives; they take no time.
-
-        Returns
-        -------
-        int
-            Pairs of the hottest rank in the last of them, over all layers.
-        """
-        hottest = 0
+    def prewarm(self, segments: list[RoutedSegments]) -> None:
+        """Let a history policy see batches before the first request arrives; they take no time."""
         for batch in segments:
             self._plan(self._before, batch)
-            hottest = int(self.replay.builder.stats.pairs.max())
             self.replay.builder.reset()
             self._before += 1
-        return hottest
 
     @property
     def history_steps(self) -> int:
-        """Steps a history policy must have seen to have placed once; 1 for the others."""
+        """Steps a history policy must have seen to have placed once; 0 for the others."""
         cadence = self.replay.policy.cadence_steps
-        return 1 if cadence is None else max(cadence, self.replay.policy.window_steps) + 1
+        return 0 if cadence is None else max(cadence, self.replay.policy.window_steps) + 1
 
     def __call__(self, step: int, segments: Segments) -> float:
         """Plan, time and log one step."""
@@ -188,14 +179,14 @@ class StepModel:
         pairs = stats.pairs
         imbalance = (pairs.max(axis=1) * ranks / np.maximum(pairs.sum(axis=1), 1)).mean()
         return Step(
-            sum(parts.values()),
-            *(parts[name] for name in PARTS),
-            int(tokens.sum()),
-            len(segments),
-            float(imbalance),
-            float(attention.max() * ranks / attention.sum()),
-            float(stats.replicas.mean()),
-            int(stats.moved_copies.sum()),
+            seconds=sum(parts.values()),
+            **{f"{name}_s": seconds for name, seconds in parts.items()},
+            tokens=int(tokens.sum()),
+            chunks=len(segments),
+            imbalance=float(imbalance),
+            attention_imbalance=float(attention.max() * ranks / attention.sum()),
+            replicas=float(stats.replicas.mean()),
+            moved=int(stats.moved_copies.sum()),
         )
 
     def _per_token(self, tokens: NDArray[np.int64]) -> Seconds:
