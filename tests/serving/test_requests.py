@@ -3,6 +3,8 @@ import pytest
 
 from tests.serving.scenes import replayed, scene
 from ultraep_sim.errors import ArrivalsError, InputError, ScenarioError
+from ultraep_sim.serving import bursts, lengths, requests, times
+from ultraep_sim.serving.draws import stream
 from ultraep_sim.serving.requests import Requests, make_requests
 
 MIX = {"mix": {"chat": 0.6, "code": 0.4}}
@@ -107,6 +109,27 @@ def test_one_purpose_never_disturbs_another():
     assert np.array_equal(plain.arrival_s, longer.arrival_s)
 
 
+def test_no_two_purposes_share_a_stream(monkeypatch):
+    asked = []
+
+    def spy(seed, purpose):
+        asked.append(purpose)
+        return stream(seed, purpose)
+
+    for module in (bursts, lengths, requests, times):
+        monkeypatch.setattr(module, "stream", spy)
+    make_requests(
+        scene(
+            domains={**MIX, "bursts": {"every_s": 20.0, "lasting_s": 5.0}},
+            prefix={"share": 0.3},
+            serving={"cancelled": {"share": 0.2, "after_s": 3.0}},
+        )
+    )
+    assert len(asked) == len(set(asked)) == 9
+    draws = {stream(0, purpose).random() for purpose in asked}
+    assert len(draws) == 9
+
+
 def test_domains_follow_the_mix_at_their_arrival():
     change = {"at_s": 100.0, "mix": {"maths": 1.0}}
     found = make_requests(scene(domains={**MIX, "changes": [change]}))
@@ -197,7 +220,7 @@ def test_a_rate_that_is_none_is_refused(rate):
 
 
 @pytest.mark.parametrize(
-    ("requests", "message"),
+    ("wrong", "message"),
     [
         ({"domains": {"mix": "fulstack"}}, "did you mean 'fullstack'"),
         ({"domains": {"changes": [{"at_s": 1.0, "mix": "nope"}]}}, "unknown mix of domains"),
@@ -206,9 +229,9 @@ def test_a_rate_that_is_none_is_refused(rate):
         ({"lengths": None}, "a Poisson process needs lengths"),
     ],
 )
-def test_scenarios_refuse_what_cannot_be_drawn(requests, message):
+def test_scenarios_refuse_what_cannot_be_drawn(wrong, message):
     with pytest.raises(ScenarioError, match=message):
-        scene(**requests)
+        scene(**wrong)
 
 
 def test_hashes_do_not_fit_drawn_lengths(mooncake):
@@ -256,6 +279,17 @@ def test_contradicting_arrays_are_refused(name, value):
 
 
 def test_the_arrays_of_the_caller_stay_writeable():
-    times = np.array([0.0, 1.0])
-    Requests(**{**GOOD, "arrival_s": times}, domains=("all",), label="two")
-    times[0] = 0.5
+    mine = np.array([0.0, 1.0])
+    Requests(**{**GOOD, "arrival_s": mine}, domains=("all",), label="two")
+    mine[0] = 0.5
+
+
+def test_the_digest_knows_every_array_and_the_domains_but_not_the_label():
+    found = [Requests(**GOOD, domains=("all",), label=label).digest() for label in "ab"]
+    assert found[0] == found[1]
+    other = {"arrival_s": [0.0, 2.0], "tokens": [6, 6], "cached": [1, 5], "patience_s": [1, 0.5]}
+    for name, value in other.items():
+        found.append(Requests(**{**GOOD, name: value}, domains=("all",), label="a").digest())
+    found += [Requests(**GOOD, domains=("a", "b"), label="a").digest()]
+    found += [Requests(**{**GOOD, "domain": [0, 1]}, domains=("a", "b"), label="a").digest()]
+    assert len(set(found)) == len(found) - 1

@@ -65,9 +65,8 @@ class Bursts:
         domain = self.domain[burst[rows]]
         own = shares[rows, domain]
         risen = np.maximum(self.share, own)
-        # A domain that is alone has no others to give way, and none to get what it leaves.
+        # A domain that is alone has no others to give way.
         alone = own >= 1.0
-        risen[alone] = 1.0
         room = np.where(alone, 0.0, 1.0 - risen) / np.where(alone, 1.0, 1.0 - own)
         found = shares.copy()
         found[rows] *= room[:, None]

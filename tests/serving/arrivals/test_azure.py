@@ -72,6 +72,8 @@ def test_other_clocks_in_utc(tmp_path, fraction):
         ("2023-11-17T00:00:00.1,1,1", "TIMESTAMP: not a time (got"),
         ("2023-11-17 00:00:00+02:00,1,1", "TIMESTAMP: not a time (got"),
         ("2023-11-17 00:00:00.,1,1", "TIMESTAMP: not a time (got"),
+        ("2023-11-17 00:00:00.\u0661,1,1", "TIMESTAMP: not a time (got"),
+        ("\ufeff2023-11-17 00:00:00.1,1,1", "TIMESTAMP: not a time (got"),
         ("NaN,1,1", "TIMESTAMP: not a time (got 'NaN')"),
         ("1700179200,1,1", "TIMESTAMP: not a time (got"),
         (",1,1", "TIMESTAMP: not a time (got '')"),
