@@ -1,0 +1,1 @@
+"""Tests of ultraep_sim.serving."""

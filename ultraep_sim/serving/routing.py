@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,8 @@ __all__ = ["Routing", "Segments", "Typical", "spread_layers"]
 _ARCHETYPE, _DRAW = 3, 4
 
 
-class Segments(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Segments:
     """The tokens of a step, by request.
 
     Attributes
@@ -159,7 +161,8 @@ class Routing:
 
     def loads(self, position: int, step: int, segments: Segments) -> NDArray[np.int64]:
         """Return the loads [ranks, experts] of one layer, by its position in ``layers``."""
-        return self._loads(slice(position, position + 1), step, segments)[0]
+        loads: NDArray[np.int64] = self._loads(slice(position, position + 1), step, segments)[0]
+        return loads
 
     def loads_all(self, step: int, segments: Segments) -> NDArray[np.int64]:
         """Draw the loads of every layer.
@@ -228,13 +231,15 @@ class Routing:
         return out
 
     def _rows(self, segments: Segments) -> NDArray[np.int64]:
-        return segments.domain * ARCHETYPES + self.archetypes(segments.request)
+        rows: NDArray[np.int64] = segments.domain * ARCHETYPES + self.archetypes(segments.request)
+        return rows
 
     def _check_segments(self, segments: Segments) -> None:
         """Refuse what would make the kernels read or write elsewhere."""
         limits = (self.ranks, 2**62, 2**40, len(self.domains))
         size = len(segments.rank)
-        for name, values, limit in zip(segments._fields, segments, limits, strict=True):
+        for field, limit in zip(fields(Segments), limits, strict=True):
+            name, values = field.name, getattr(segments, field.name)
             if values.shape != (size,) or values.dtype != np.int64:
                 raise InputError(
                     "is no int64 vector as long as the others",

@@ -20,6 +20,9 @@ _UNIT = 1.0 / (1 << 53)
 #: Above it a token always takes the expert: float32 rounding must not let one be hit twice.
 _ALWAYS = 1.0 - 1e-6
 
+#: Below so many tokens an expert's total is drawn from a Poisson law, above from a normal one.
+_FEW = 16.0
+
 
 @njit(cache=True, inline="always")
 def _mix(z):  # type: ignore[no-untyped-def]
@@ -172,9 +175,8 @@ def draw_expected(bank, layers, row, rank, count, key, step, top_k, out):  # typ
     """
     experts, ranks = bank.shape[2], out.shape[1]
     state = np.empty(1, np.uint64)
-    mean = np.empty((ranks + 1, experts))  # expected loads; then their sums from a rank to the last
-    rest = np.empty((ranks + 1, experts))
-    spread = np.empty(experts)
+    mean, spread = np.empty((ranks, experts)), np.empty((ranks, experts))
+    all_mean, all_spread = np.empty(experts), np.empty(experts)
     total = np.empty(experts, np.int64)
     tokens = np.zeros(ranks, np.int64)
     for s in range(rank.shape[0]):
@@ -184,13 +186,18 @@ def draw_expected(bank, layers, row, rank, count, key, step, top_k, out):  # typ
         mean[:] = 0.0
         spread[:] = 0.0
         for s in range(rank.shape[0]):
-            _expect(bank[i, row[i, s]], np.float64(count[s]), mean[rank[s]], spread)
-        rest[ranks] = 0.0
-        for r in range(ranks - 1, -1, -1):
+            r = rank[s]
+            _expect(bank[i, row[i, s]], np.float64(count[s]), mean[r], spread[r])
+        all_mean[:] = 0.0
+        all_spread[:] = 0.0
+        for r in range(ranks):
             for e in range(experts):
-                rest[r, e] = rest[r + 1, e] + mean[r, e]
-        _totals(rest[0], spread, tokens.sum(), top_k, state, total)
-        _split(mean, rest, tokens, top_k, state, total, out[i])
+                all_mean[e] += mean[r, e]
+                all_spread[e] += spread[r, e]
+        _totals(all_mean, all_spread, tokens.sum(), top_k, state, total)
+        for e in range(experts):
+            all_mean[e] = total[e] - all_mean[e]
+        _split(mean, spread, all_mean, all_spread, tokens, top_k, state, total, out[i])
 
 
 @njit(cache=True)
@@ -203,21 +210,15 @@ def _expect(chance, tokens, mean, spread):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _totals(mean, spread, tokens, top_k, state, total):  # type: ignore[no-untyped-def]
-    """Draw ``total`` [experts]: normal around ``mean``, variance ``spread``, the sum given.
+    """Draw ``total`` [experts]: noise of variance ``spread`` around ``mean``, the sum given.
 
     Given its sum, a normal vector of variances w has variances w (1 - w / sum w): w is chosen so
     that these are ``spread``, to first order in the share that one expert has of all variance.
     """
     experts = mean.shape[0]
-    noise = np.empty(experts)
+    noise = _unit_noise(mean, tokens, state)
     wide = np.empty(experts)
     all_spread = max(spread.sum(), 1e-300)
-    for e in range(0, experts, 2):
-        radius = math.sqrt(-2.0 * math.log(1.0 - _uniform(state)))
-        angle = 2.0 * math.pi * _uniform(state)
-        noise[e] = radius * math.cos(angle)
-        if e + 1 < experts:
-            noise[e + 1] = radius * math.sin(angle)
     for e in range(experts):
         wide[e] = spread[e] / (1.0 - min(spread[e] / all_spread, 0.5))
         noise[e] *= math.sqrt(wide[e])
@@ -230,13 +231,53 @@ def _totals(mean, spread, tokens, top_k, state, total):  # type: ignore[no-untyp
 
 
 @njit(cache=True)
-def _split(mean, rest, tokens, top_k, state, total, out):  # type: ignore[no-untyped-def]
-    """Split ``total`` [experts] over sources, row by row; uses it up.
+def _unit_noise(mean, tokens, state):  # type: ignore[no-untyped-def]
+    """Draw noise of mean 0 and variance 1 for every expert.
 
-    A source takes, of what is left of every expert, its expected share among the sources that are
-    left. Bounds keep the rest possible: at most what is left and one pair a token; at least what
-    the tokens of later sources could not take. They always admit the row: the tokens' share of
-    what is left, t / (t + later tokens), of every expert lies within and sums to t x top-k.
+    Normal (Box and Muller), but Poisson for experts that few tokens take, or few do not: cut at
+    no token or all of them, normal noise would be biased.
+    """
+    experts = mean.shape[0]
+    noise = np.empty(experts)
+    for e in range(0, experts, 2):
+        radius = math.sqrt(-2.0 * math.log(1.0 - _uniform(state)))
+        angle = 2.0 * math.pi * _uniform(state)
+        noise[e] = radius * math.cos(angle)
+        if e + 1 < experts:
+            noise[e + 1] = radius * math.sin(angle)
+    for e in range(experts):
+        gap = tokens - mean[e]
+        if mean[e] < _FEW:
+            noise[e] = _poisson(mean[e], state)
+        elif gap < _FEW:
+            noise[e] = -_poisson(gap, state)
+    return noise
+
+
+@njit(cache=True)
+def _poisson(mean, state):  # type: ignore[no-untyped-def]
+    """Draw a Poisson number by Knuth's product of uniforms; return it less mean, over sigma."""
+    if mean <= 0.0:
+        return 0.0
+    least = math.exp(-mean)
+    found = 0.0
+    product = _uniform(state)
+    while product > least:
+        found += 1.0
+        product *= _uniform(state)
+    return (found - mean) / math.sqrt(mean)
+
+
+@njit(cache=True)
+def _split(mean, spread, off, spread_left, tokens, top_k, state, total, out):  # type: ignore[no-untyped-def]
+    """Split ``total`` [experts] over sources, row by row.
+
+    A source takes its expectation and, of what an expert's remaining total is ``off`` the
+    expectation of the remaining sources, its share of their variance ``spread_left``; what its row
+    is then off its own tokens is spread over experts by variance too. Bounds keep the rest
+    possible: at most what is left and one pair a token; at least what the tokens of later sources
+    could not take. They always admit the row: the share t / (t + later tokens) of what is left of
+    every expert lies within them and sums to t x top-k. All vectors are used up.
     """
     experts = total.shape[0]
     want = np.empty(experts)
@@ -244,20 +285,41 @@ def _split(mean, rest, tokens, top_k, state, total, out):  # type: ignore[no-unt
     high = np.empty(experts, np.int64)
     later = tokens.sum()
     for r in range(tokens.shape[0]):
-        if tokens[r] == 0:
+        mine = tokens[r]
+        if mine == 0:
             continue
-        later -= tokens[r]
-        target = tokens[r] * top_k
+        later -= mine
+        expected, wide, got = mean[r], spread[r], out[r]
         for e in range(experts):
-            want[e] = total[e] * mean[r, e] / max(rest[r, e], 1e-300)
-        scale = target / max(want.sum(), 1e-300)
+            # What is left is found by subtraction: rounding may leave less than there is.
+            share = min(wide[e] / max(spread_left[e], 1e-300), 1.0)
+            want[e] = expected[e] + off[e] * share
+        shift = (mine * top_k - _sum(want)) / max(_sum(wide), 1e-300)
         for e in range(experts):
             low[e] = max(total[e] - later, 0)
-            high[e] = min(total[e], tokens[r])
-            want[e] = min(max(want[e] * scale, np.float64(low[e])), np.float64(high[e]))
-        _round(want, low, high, target, state, out[r])
+            high[e] = min(total[e], mine)
+            wanted = want[e] + shift * wide[e]
+            want[e] = min(max(wanted, np.float64(low[e])), np.float64(high[e]))
+        _round(want, low, high, mine * top_k, state, got)
         for e in range(experts):
-            total[e] -= out[r, e]
+            total[e] -= got[e]
+            off[e] -= got[e] - expected[e]
+            spread_left[e] -= wide[e]
+
+
+@njit(cache=True)
+def _sum(values):  # type: ignore[no-untyped-def]
+    """Sum a vector in four lanes: the order is fixed, and no lane waits for another."""
+    a = b = c = d = 0.0
+    whole = values.shape[0] // 4 * 4
+    for e in range(0, whole, 4):
+        a += values[e]
+        b += values[e + 1]
+        c += values[e + 2]
+        d += values[e + 3]
+    for e in range(whole, values.shape[0]):
+        a += values[e]
+    return (a + b) + (c + d)
 
 
 @njit(cache=True)

@@ -77,8 +77,10 @@ class Pilot:
         Illinois variant), which takes half of bisection's steps.
         """
         low, below = 0.0, self.imbalance(0.0) - target
+        if abs(below) <= _TOLERANCE * target:
+            return 0.0
         if below > 0.0:
-            return 0.0 if below <= _TOLERANCE * target else None
+            return None
         high = 0.5
         while (above := self.imbalance(high) - target) < 0.0:
             if high >= _MAX_EXPONENT:

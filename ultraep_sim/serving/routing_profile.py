@@ -61,7 +61,7 @@ class Popularity:
         """Return inclusion probabilities [domains x archetypes, experts], rows summing to top-k."""
         weights = self.inner - exponent * self.place[:, None]
         flat = weights.reshape(-1, weights.shape[-1])
-        chance = np.exp(flat - flat.max(axis=1, keepdims=True))
+        chance: NDArray[np.float64] = np.exp(flat - flat.max(axis=1, keepdims=True))
         _fill(chance, top_k)
         return chance
 
@@ -128,7 +128,9 @@ def draw_popularity(
     The parts are centred before they are mixed. A popularity's scale means nothing, its log's
     offset neither; but with c + sqrt(1 - c^2) above 1, mixing would amplify the offset of a rank
     with more experts than another, where each has a smaller share. Mixed shares are scaled to
-    sum to 1 in every rank again, so that exponent 0 still means ranks of equal popularity.
+    sum to 1 in every rank again, so that exponent 0 still means ranks of equal popularity. The
+    correlation is exact for ranks; over experts that scaling takes some of it (with two experts
+    a rank 0.3 comes out as 0.25 at exponent 0 and 0.29 at 3).
 
     The archetypes' noise sums to zero in every expert and is scaled up for what that takes from
     its variance: the geometric mean over archetypes is exactly the domain's popularity. The mean
@@ -144,7 +146,7 @@ def draw_popularity(
         own_inner, own_place = _part(zipf, home, rng)
         mixed = c * common_inner + own * own_inner
         # scaled to sum to 1 inside each rank
-        mixed -= np.log(np.bincount(home, np.exp(mixed), zipf.num_ranks))[home]
+        mixed -= np.log(np.bincount(home, np.exp(mixed), zipf.num_ranks)[home])
         place[d] = c * common_place + own * own_place
         strays = rng.standard_normal((ARCHETYPES, zipf.num_experts))
         strays -= strays.mean(axis=0)
