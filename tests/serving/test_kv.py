@@ -73,6 +73,7 @@ def test_slots_cost_one_set_or_one_a_layer() -> None:
     slots = 2 * scenario.model.expert_bytes("bf16")
     assert none - ours == pytest.approx(slots)
     assert none - eplb == pytest.approx(94 * slots)
+    assert none - capacity(scenario, "predictive") == pytest.approx(2 * slots)  # sent ahead
 
 
 def test_a_larger_step_or_a_hotter_rank_leaves_less() -> None:
