@@ -1,1 +1,0 @@
-"""Tests of ultraep_sim.serving."""

@@ -35,10 +35,9 @@ class Segments:
     @classmethod
     def of(cls, rows: list[tuple[int, int, int, int, bool]]) -> Segments:
         """Gather rows of rank, request, start, count and last."""
-        columns = zip(*rows, strict=True) if rows else ((),) * 5
-        *whole, last = columns
-        rank, request, start, count = (np.asarray(column, np.int64) for column in whole)
-        return cls(rank, request, start, count, np.asarray(last, np.bool_))
+        table = np.array(rows, np.int64).reshape(-1, 5).T
+        rank, request, start, count, last = np.ascontiguousarray(table)
+        return cls(rank, request, start, count, last.astype(np.bool_))
 
     def __len__(self) -> int:
         return len(self.rank)
@@ -49,11 +48,11 @@ class Segments:
         return int(self.count.sum())
 
     def tokens(self, ranks: int) -> Ints:
-        """Count tokens of each rank, int64 [ranks]."""
+        """Tokens of each rank, int64 [ranks]."""
         found = np.zeros(ranks, np.int64)
         np.add.at(found, self.rank, self.count)
         return found
 
     def finishing(self, ranks: int) -> Ints:
-        """Count requests of each rank whose first token follows, int64 [ranks]."""
+        """Count the requests of each rank whose first token follows, int64 [ranks]."""
         return np.bincount(self.rank[self.last], minlength=ranks)

@@ -142,10 +142,10 @@ class Server:
         self.waiting: list[int] = []
         self.backlog = np.zeros(rules.ranks, np.int64)  # tokens routed to a rank, not computed
         self.kv_need = tokens if kv_need is None else kv_need
-        self.kv_used = [0.0] * rules.ranks
+        self.kv_used: list[float] = [0.0] * rules.ranks
         self._queues: list[deque[int]] = [deque() for _ in range(rules.ranks)]
         self._admitted: set[int] = set()
-        self._choose = _router(rules, self.backlog)
+        self._choose = _router(rules, self.backlog, count)
         self._wake: Event | None = None
 
     def run(self) -> Service:
@@ -161,10 +161,14 @@ class Server:
 
     # Arrivals and impatience
 
-    def _arrive(self) -> Generator[Event, Any, None]:
+    def _arrive(self) -> Generator[Event, None, None]:
+        before = 0.0
         for request, at in enumerate(self.arrival_s.tolist()):
-            if at > self.env.now:
-                yield self.env.timeout(at - self.env.now)
+            # By the arrivals and not by the clock, which waiting may leave an ulp beside them:
+            # what arrives at once is taken in at once.
+            if at > before:
+                yield self.env.timeout(max(0.0, at - self.env.now))
+                before = at
             self._take_in(request)
             self.arrived += 1
             if self._wake is not None and not self._wake.triggered:
@@ -177,7 +181,7 @@ class Server:
         if self.kv_need[request] > self.rules.kv_tokens:
             self._leave(request, TOO_LONG)
             return
-        rank = self._choose()
+        rank = self._choose(request)
         self.rank[request] = rank
         self.backlog[rank] += self.tokens[request] - self.progress[request]
         self._queues[rank].append(request)
@@ -186,7 +190,7 @@ class Server:
             (self.rules.timeout_s, TIMED_OUT),
             (float(self.patience_s[request]), CANCELLED),
         ):
-            if np.isfinite(after):
+            if after < np.inf:
                 self._give_up_after(request, after, why)
 
     def _give_up_after(self, request: int, seconds: float, why: int) -> None:
@@ -202,11 +206,11 @@ class Server:
 
     def _leave(self, request: int, why: int) -> None:
         self.outcome[request] = why
-        self.end_s[request] = self.env.now
+        self.end_s[request] = max(self.env.now, self.arrival_s[request])  # the clock rounds
 
     # Steps
 
-    def _serve(self) -> Generator[Event, Any, bool]:
+    def _serve(self) -> Generator[Event, None, bool]:
         while True:
             step = self._fill()
             if len(step):
@@ -281,27 +285,25 @@ class Server:
                 self._release(rank, request)
 
 
-def _router(rules: ServerRules, backlog: NDArray[np.int64]) -> Callable[[], int]:
-    """Return what names the rank of the next request; ties of the least go round."""
+def _router(rules: ServerRules, backlog: NDArray[np.int64], count: int) -> Callable[[int], int]:
+    """Return what names the rank of a request; ties of the least go round."""
     ranks = np.arange(rules.ranks)
     turn = 0
 
-    def round_robin() -> int:
+    def round_robin(_: int) -> int:
         nonlocal turn
         turn += 1
         return (turn - 1) % rules.ranks
 
-    def least_tokens() -> int:
+    def least_tokens(_: int) -> int:
         nonlocal turn
-        chosen = int(np.argmin(backlog * rules.ranks + (ranks - turn) % rules.ranks))
+        chosen = int((backlog * rules.ranks + (ranks - turn) % rules.ranks).argmin())
         turn = chosen + 1
         return chosen
 
-    stream = np.random.default_rng(np.random.SeedSequence(rules.seed, spawn_key=(20,)))
-
-    def at_random() -> int:
-        return int(stream.integers(rules.ranks))
-
-    return {"round_robin": round_robin, "least_tokens": least_tokens, "random": at_random}[
-        rules.router
-    ]
+    if rules.router == "random":
+        # Drawn for all, so that a request goes where it would if none before it were refused.
+        stream = np.random.default_rng(np.random.SeedSequence(rules.seed, spawn_key=(20,)))
+        drawn: list[int] = stream.integers(rules.ranks, size=count).tolist()
+        return drawn.__getitem__
+    return round_robin if rules.router == "round_robin" else least_tokens
