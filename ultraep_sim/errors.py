@@ -90,6 +90,10 @@ class TraceError(InputError):
     """A trace cannot be read or does not fit its use."""
 
 
+class ArrivalsError(InputError):
+    """A file of recorded arrivals cannot be read or does not fit its use."""
+
+
 class ScenarioError(InputError):
     """A scenario file is wrong."""
 

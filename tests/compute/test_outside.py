@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ultraep_sim.compute.attention import attention_time
+from ultraep_sim.compute.dense import gate_time, shared_expert_time
 from ultraep_sim.compute.model_flops import forward_flops, step_flops
 from ultraep_sim.compute.outside import (
+    LOGIT_PASSES,
     dense_layer_time,
     embedding_time,
     head_time,
     optimizer_time,
+    outside_time,
 )
 from ultraep_sim.model import AttentionShape, ModelShape, get_model, get_rack
 
@@ -56,3 +60,37 @@ def test_no_vocabulary_no_head() -> None:
 
 def test_an_adam_step_is_bound_by_memory() -> None:
     assert optimizer_time(GPU, 1e9) == pytest.approx(30e9 / GPU.memory_rate)
+
+
+def test_outside_a_prefill_step_by_hand() -> None:
+    """Rank 0 ends two prompts, rank 1 none, rank 2 idles."""
+    tokens, finishing = np.array([100, 7, 0]), np.array([2, 0, 0])
+    attention = np.array([3e-6, 1e-6, 0.0])
+    got = outside_time(TOY, GPU, tokens, finishing, attention)
+    rate, hbm = GPU.rate("dense", "forward"), GPU.memory_rate
+    network, table = 3 * 64 * 128, 1000 * 64
+    for r, n in enumerate((100, 7)):
+        ffn = max(2 * network * n / rate, 2 * network / hbm)
+        embedding = 2 * n * 64 * 2 / hbm
+        head = max(4 * table / rate, 2 * table / hbm) + 2 * 1000 * 4 / hbm if r == 0 else 0.0
+        assert got[r] == pytest.approx(attention[r] + ffn + embedding + head)
+    assert got[2] == 0
+
+
+def test_prefill_outside_is_the_forward_without_its_loss() -> None:
+    """Every token finishing: what training computes there, but for the passes over the logits."""
+    shape, n = get_model("deepseek-v3-671b"), 512
+    attention = attention_time(shape, GPU, n, n)
+    whole = shape.dense_layers * dense_layer_time(shape, GPU, n, n)
+    whole += embedding_time(shape, GPU, n) + head_time(shape, GPU, n)
+    logits = n * shape.vocabulary * 4 / GPU.memory_rate
+    got = outside_time(shape, GPU, np.array([n]), np.array([n]), np.array([attention]))
+    assert got[0] == pytest.approx(whole - (LOGIT_PASSES.si - 1) * logits)
+
+
+def test_kernel_laws_take_one_rank_or_all() -> None:
+    shape, tokens = get_model("glm-4.7-358b"), np.array([0, 1, 300, 4096])
+    for law in (gate_time, shared_expert_time, embedding_time):
+        each = [law(shape, GPU, int(n)) for n in tokens]
+        assert all(type(seconds) is float for seconds in each)
+        assert law(shape, GPU, tokens).tolist() == each

@@ -1,9 +1,11 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ultraep_sim.errors import ProfileError
 from ultraep_sim.model import MODELS, AttentionShape, ModelShape, get_model
+from ultraep_sim.model.attention import visible_keys
 
 # Published sizes, in billions of parameters.
 SIZES = {
@@ -113,3 +115,19 @@ def test_inline_shapes_are_checked_by_name() -> None:
 def test_impossible_attention_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ProfileError):
         AttentionShape(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("window", [0, 1, 4, 64])
+@pytest.mark.parametrize(("start", "count"), [(0, 1), (0, 7), (3, 5), (4, 4), (100, 9)])
+def test_visible_keys_by_counting(window: int, start: int, count: int) -> None:
+    seen = sum(min(window or 10**9, start + i + 1) for i in range(count))
+    assert visible_keys(start, count, window) == seen
+    both = visible_keys(np.array([start, 0]), np.array([count, 1]), window)
+    assert both.tolist() == [seen, 1]
+
+
+def test_kinds_of_layers_share_all_layers() -> None:
+    assert AttentionShape(1, 1, 8).layer_kinds == ((1.0, 0),)
+    assert AttentionShape(1, 1, 8, window=4, window_every=1).layer_kinds == ((1.0, 4),)
+    kinds = AttentionShape(1, 1, 8, window=4, window_every=6).layer_kinds
+    assert kinds == ((1 / 6, 4), (1 - 1 / 6, 0))

@@ -37,7 +37,7 @@ def per_token_trace(name: str, *, source_ranks: int = 8, tokens_per_rank: int = 
     dropped, so that every step is full.
     """
     num_experts, top_k, num_layers = PER_TOKEN[name]
-    members = _load(name)
+    members = load_members(name)
     topk, sequence = members["topk"], members["seq"]
     assert topk.shape[1:] == (num_layers, top_k)
     streams: list[list[NDArray[np.int16]]] = [[] for _ in range(source_ranks)]
@@ -81,7 +81,7 @@ def per_token_trace(name: str, *, source_ranks: int = 8, tokens_per_rank: int = 
 
 def olmoe_trace() -> Trace:
     """OLMoE's aggregate counts: 6 domains as steps, layers 0, 7 and 15 of 16, no source."""
-    members = _load(OLMOE)
+    members = load_members(OLMOE)
     about = json.loads(str(members["meta"]))
     loads = members["loads"]
     domains, layers, num_experts = loads.shape
@@ -113,7 +113,8 @@ def enumerate_text(names: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(str(number), name) for number, name in enumerate(names)]
 
 
-def _load(name: str) -> dict[str, NDArray[np.generic]]:
+def load_members(name: str) -> dict[str, NDArray[np.generic]]:
+    """Arrays of one file, without the gate weights."""
     path = ROUTING / f"{name}.npz"
     if not path.is_file():
         pytest.skip(f"recorded third-party data is not here: ../shared/data/routing/{path.name}")

@@ -1,4 +1,4 @@
-"""``ultraep-sim run``: replay a workload through policies; a table, plots, a result directory."""
+"""``ultraep-sim run``: replay or serve a workload under policies; a table, plots, a directory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from ultraep_sim.commands.console import (
 from ultraep_sim.errors import InputError, ScenarioError
 
 if TYPE_CHECKING:
+    from ultraep_sim.commands.console import Report
     from ultraep_sim.engine.run import RunResult
     from ultraep_sim.scenario import Scenario
+    from ultraep_sim.serving.run import ServingResult
 
 EPILOG = """\
 \b
 Examples:
   ultraep-sim run
   ultraep-sim run scenarios/deepseek-v3-prefill.yaml --policy ultraep --policy eplb
+  ultraep-sim run scenarios/qwen3-235b-serving.yaml --set workload.requests.arrivals.rate_per_s=200
   ultraep-sim run --set ep.slots_per_rank=4 --set policies.1.cadence_steps=50 --out runs/four-slots
   ultraep-sim run --json | jq '.rows[] | {policy, layer_time_ms}'
 """
@@ -74,13 +77,11 @@ def run(
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no PNG and SVG.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
-    """Replay a workload through the policies.
+    """Replay a workload through the policies, or serve its requests under each.
 
-    Prints one table that says what each is worth, and writes DIR/result.parquet (every record),
-    summary.json, scenario.yaml (as resolved) and plots.
+    Prints one table that says what each is worth, and writes DIR/result.parquet (every record, or
+    every step), summary.json, scenario.yaml (as resolved) and plots.
     """
-    from ultraep_sim.engine.run import run_scenario
-    from ultraep_sim.report.plots import write_plots
     from ultraep_sim.scenario import load_scenario
 
     if scenario is None:
@@ -88,20 +89,57 @@ def run(
     else:
         path = given_path(scenario, "SCENARIO", "name a YAML file, or leave it out")
     target = None if out is None else given_path(out, "--out", "name a directory, or leave it out")
-    chosen = _only(load_scenario(path, sets or ()), policy or ())
-    directory = _prepare(target or Path("runs") / chosen.name)
+    chosen = only(load_scenario(path, sets or ()), policy or ())
+    directory = result_directory(target or Path("runs") / chosen.name)
+    job = _serve if chosen.serving is not None else _replay
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     with progress_bars() as progress:
-        try:
-            result = run_scenario(chosen, progress=progress)
-        except InputError as error:
-            raise _named_as_key(error, chosen).at(file=path) from error
-        result.write(directory, [Path(sys.argv[0]).name, *sys.argv[1:]])
-        plots = [] if no_plots else write_plots(directory, progress=progress)
+        result, plots = job(chosen, directory, command, progress, path=path, plots=not no_plots)
     if as_json:
         print_json({"scenario": chosen.to_dict(), "rows": result.rows})
     else:
         _show(result)
-    note(f"wrote {directory}: result.parquet, summary.json, scenario.yaml" + _names(plots))
+    note(f"wrote {directory}: {', '.join(result.FILES)}" + _names(plots))
+
+
+def _replay(
+    scenario: Scenario,
+    directory: Path,
+    command: list[str],
+    progress: Report,
+    *,
+    path: Path,
+    plots: bool,
+) -> tuple[RunResult, list[Path]]:
+    from ultraep_sim.engine.run import run_scenario
+    from ultraep_sim.report.plots import write_plots
+
+    try:
+        result = run_scenario(scenario, progress=progress)
+    except InputError as error:
+        raise _named_as_key(error, scenario).at(file=path) from error
+    result.write(directory, command)
+    return result, write_plots(directory, progress=progress) if plots else []
+
+
+def _serve(
+    scenario: Scenario,
+    directory: Path,
+    command: list[str],
+    progress: Report,
+    *,
+    path: Path,
+    plots: bool,
+) -> tuple[ServingResult, list[Path]]:
+    from ultraep_sim.report.plot_serving import write_serving_plots
+    from ultraep_sim.serving.run import serve_scenario
+
+    try:
+        result = serve_scenario(scenario, progress=progress)
+    except InputError as error:
+        raise error.at(file=path) from error
+    result.write(directory, command)
+    return result, write_serving_plots(result, directory) if plots else []
 
 
 def _named_as_key(error: InputError, scenario: Scenario) -> InputError:
@@ -146,7 +184,7 @@ def default_scenario() -> Path:
     )
 
 
-def _only(scenario: Scenario, wanted: Sequence[str]) -> Scenario:
+def only(scenario: Scenario, wanted: Sequence[str]) -> Scenario:
     """Keep the policies asked for, in the order of the scenario."""
     if not wanted:
         return scenario
@@ -165,8 +203,9 @@ def _only(scenario: Scenario, wanted: Sequence[str]) -> Scenario:
     return scenario.model_copy(update={"policies": kept})
 
 
-def _prepare(directory: Path) -> Path:
+def result_directory(directory: Path) -> Path:
     """Make the directory now, so that a wrong --out fails before the work and not after it."""
+    from ultraep_sim.report.plot_serving import PLOTS as SERVING_PLOTS
     from ultraep_sim.report.plots import PLOTS
 
     if directory.exists() and not directory.is_dir():
@@ -179,22 +218,29 @@ def _prepare(directory: Path) -> Path:
         )
     directory.mkdir(parents=True, exist_ok=True)
     # Plots of an earlier run must not stand beside the numbers of this one.
-    for name in PLOTS:
+    for name in (*PLOTS, *SERVING_PLOTS):
         for suffix in (".png", ".svg"):
             (directory / name).with_suffix(suffix).unlink(missing_ok=True)
     return directory
 
 
-def _show(result: RunResult) -> None:
+def _show(result: RunResult | ServingResult) -> None:
     from rich.text import Text
 
+    from ultraep_sim.report.serving_tables import lost, serving_finding, serving_table
     from ultraep_sim.report.tables import finding, results_table, title_of
 
     names = {spec.label: spec.name for spec in result.scenario.policies}
+    served = result.scenario.serving is not None
+    table, found = (serving_table, serving_finding) if served else (results_table, finding)
     print_renderable(
         Text(title_of(result.scenario.to_dict()), style="bold"),
-        results_table(result.rows),
-        Text(finding(result.rows, names) + "\n", style="bold"),
+        table(result.rows),
+        Text(found(result.rows, names) + "\n", style="bold"),
+        *(
+            Text(f"Without a first token: {text}.")
+            for text in (lost(result.rows) if served else ())
+        ),
         Text(f"Workload: {result.workload_label}."),
         *(Text(f"Note: {text}.") for text in result.notes),
     )

@@ -1,8 +1,11 @@
-"""What a training step computes outside its MoE layers."""
+"""What a step, of training or of a prefill server, computes outside its MoE layers."""
 
 from __future__ import annotations
 
-from ultraep_sim.compute.attention import attention_time, dense_time
+import numpy as np
+from numpy.typing import NDArray
+
+from ultraep_sim.compute.attention import Rows, attention_time, dense_time
 from ultraep_sim.model.profiles import Direction, GpuProfile
 from ultraep_sim.model.provenance import assumed
 from ultraep_sim.model.shapes import ModelShape
@@ -40,13 +43,18 @@ def dense_layer_time(
     float
         Seconds.
     """
-    network = dense_time(3.0 * shape.hidden * shape.dense_ffn, gpu, tokens, direction)
+    network = _network_time(shape, gpu, tokens, direction)
     return attention_time(shape, gpu, tokens, sequence_length, direction) + network
 
 
-def embedding_time(shape: ModelShape, gpu: GpuProfile, tokens: int) -> float:
+def _network_time(shape: ModelShape, gpu: GpuProfile, tokens: Rows, direction: Direction) -> Rows:
+    return dense_time(3.0 * shape.hidden * shape.dense_ffn, gpu, tokens, direction)
+
+
+def embedding_time(shape: ModelShape, gpu: GpuProfile, tokens: Rows) -> Rows:
     """Time of looking up (or adding to the gradient of) one row a token, in seconds."""
-    return 2 * tokens * shape.hidden * _BF16 / gpu.memory_rate if shape.vocabulary else 0.0
+    passed = 2 * shape.hidden * _BF16 if shape.vocabulary else 0.0
+    return tokens * passed / gpu.memory_rate
 
 
 def head_time(
@@ -59,6 +67,39 @@ def head_time(
     params = float(shape.vocabulary) * shape.hidden
     logits = LOGIT_PASSES.si * tokens * shape.vocabulary * _FP32 / gpu.memory_rate
     return dense_time(params, gpu, tokens, direction) + logits
+
+
+def outside_time(
+    shape: ModelShape,
+    gpu: GpuProfile,
+    tokens: NDArray[np.int64],
+    finishing: NDArray[np.int64],
+    attention: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Time of everything outside the MoE layers of a prefill step, on every rank.
+
+    Parameters
+    ----------
+    shape, gpu : ModelShape, GpuProfile
+        What runs on what.
+    tokens : int64 [R]
+        Tokens of each rank in this step.
+    finishing : int64 [R]
+        Requests of each rank whose prompt ends in this step: only their last token goes through
+        the head. There is no loss, so the logits are written and not passed again.
+    attention : float64 [R]
+        Attention of one layer (`ultraep_sim.compute.prefill_attention`), for the dense layers.
+
+    Returns
+    -------
+    float64 [R]
+        Seconds of the whole step: dense layers, embedding and head.
+    """
+    seconds = shape.dense_layers * (attention + _network_time(shape, gpu, tokens, "forward"))
+    seconds += embedding_time(shape, gpu, tokens)
+    seconds += dense_time(float(shape.vocabulary) * shape.hidden, gpu, finishing, "forward")
+    seconds += finishing * (shape.vocabulary * _FP32 / gpu.memory_rate)
+    return np.asarray(seconds, np.float64)
 
 
 def optimizer_time(gpu: GpuProfile, params: float) -> float:

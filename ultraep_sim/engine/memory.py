@@ -95,13 +95,17 @@ class MemoryUse:
         """
         if self.fits:
             return
-        largest = sorted(self.parts.items(), key=lambda part: -part[1])[:3]
-        shown = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in largest)
         raise ProfileError(
-            f"needs {self.total / 1e9:.1f} GB of a GPU's {self.capacity / 1e9:.1f} GB ({shown})",
+            f"needs {self.shown()}",
             place=label,
             remedy="use fewer slots or tokens, full recompute, more ranks or more pipeline stages",
         )
+
+    def shown(self) -> str:
+        """Say what is needed of the HBM, and which three parts are the largest."""
+        largest = sorted(self.parts.items(), key=lambda part: -part[1])[:3]
+        parts = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in largest)
+        return f"{self.total / 1e9:.1f} GB of a GPU's {self.capacity / 1e9:.1f} GB ({parts})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for the summary, with the total and whether it fits."""

@@ -20,7 +20,7 @@ from ..policies import get_policy
 from ..policies.registry import takes_cost
 from ..scenario.presets import SCENARIO_SPEEDS
 from .cost import cost_model
-from .layer import LayerOptions, LayerTimes, layer_times
+from .layer import LayerOptions, LayerTimes, Phase, layer_times
 from .replay import Chunk, PolicyReplay, replay
 from .summary import reference
 from .training import TrainingJobs, conditions
@@ -98,8 +98,8 @@ def replay_scenario(scenario: Scenario, progress: Progress | None = None) -> Rep
         If the trace, a policy or the scenario cannot be used.
     """
     workload = make_workload(scenario)
-    options = _layer_options(scenario, workload)
-    replays = _replays(scenario, _layout(scenario), options)
+    options = layer_options(scenario, workload.trace.meta.tokens_per_rank, workload.phase)
+    replays = policy_replays(scenario, options)
     prices = {item.label: item.policy.price() for item in replays}
     tables: dict[str, list[dict[str, NDArray[Any]]]] = {item.label: [] for item in replays}
     counts: dict[str, list[LoadStats]] = {item.label: [] for item in replays}
@@ -136,10 +136,23 @@ def _layout(scenario: Scenario) -> EPLayout:
     )
 
 
-def _replays(scenario: Scenario, layout: EPLayout, options: LayerOptions) -> list[PolicyReplay]:
-    """Make the listed policies, and the references under names no label can have."""
+def policy_replays(
+    scenario: Scenario, options: LayerOptions, *, references: bool = True
+) -> list[PolicyReplay]:
+    """Make the listed policies, and the references under names no label can have.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    options : LayerOptions
+        What a policy that weighs costs is told.
+    references : bool
+        Whether `none` and `ideal` are made as well.
+    """
+    layout = _layout(scenario)
     wanted = [(spec.label, spec.name, _options(scenario, spec)) for spec in scenario.policies]
-    wanted += [(reference(name), name, {}) for name in _REFERENCES]
+    if references:
+        wanted += [(reference(name), name, {}) for name in _REFERENCES]
     spec = scenario.training
     top_k = scenario.model.top_k if scenario.engine.deduplicate else None
     found = []
@@ -178,11 +191,12 @@ def _options(scenario: Scenario, spec: PolicySpec) -> dict[str, Any]:
     return {**spec.options, "speeds": conditions(scenario).speeds()}
 
 
-def _layer_options(scenario: Scenario, workload: Workload) -> LayerOptions:
+def layer_options(scenario: Scenario, tokens_per_rank: int, phase: Phase) -> LayerOptions:
+    """Say how the layers of a scenario run, with so many tokens a rank."""
     engine = scenario.engine
     return LayerOptions(
-        tokens_per_rank=workload.trace.meta.tokens_per_rank,
-        phase=workload.phase,
+        tokens_per_rank=tokens_per_rank,
+        phase=phase,
         sequence_length=scenario.workload.sequence_length,
         weight_dtype=engine.weight_dtype,
         dispatch_dtype=engine.dispatch_dtype,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +70,8 @@ class RunResult:
     trace_digest: str
     notes: list[str]
     iterations: pa.Table | None = None
+
+    FILES: ClassVar = ("result.parquet", "summary.json", "scenario.yaml")
 
     def write(self, directory: str | Path, command: Sequence[str] = ()) -> Path:
         """Write ``result.parquet``, ``summary.json`` and the resolved ``scenario.yaml``.

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ultraep_sim.errors import ProfileError
 
 AttentionKind = Literal["gqa", "mla"]
+
+#: One count of tokens, or one for each of several chunks or requests.
+Tokens = TypeVar("Tokens", int, NDArray[np.int64])
 
 
 def check_count(owner: str, name: str, value: object, minimum: int) -> None:
@@ -16,6 +22,38 @@ def check_count(owner: str, name: str, value: object, minimum: int) -> None:
         raise ProfileError(
             f"{name} is an integer from {minimum} up", place=owner, value=value, remedy="correct it"
         )
+
+
+def visible_keys(start: Tokens, count: Tokens, window: int = 0) -> Tokens:
+    """Keys that the queries of a chunk attend to, summed over the queries.
+
+    Parameters
+    ----------
+    start, count : int or integer ndarray [S]
+        Tokens of the sequence before the chunk, and in it.
+    window : int
+        A query sees itself and the ``window - 1`` tokens before it; 0: all of them.
+
+    Returns
+    -------
+    int or integer ndarray [S]
+        Exact, so a sequence has the same sum however it is cut: ``n c + n (n + 1) / 2`` where a
+        chunk of n tokens starts at c and no window hides any.
+    """
+    return _seen_from_zero(start + count, window) - _seen_from_zero(start, window)
+
+
+def _seen_from_zero(tokens: Tokens, window: int) -> Tokens:
+    """Sum the keys that the first tokens of a sequence see."""
+    rising = in_reach(tokens, window)
+    return rising * (rising + 1) // 2 + (tokens - rising) * rising
+
+
+def in_reach(tokens: Tokens, window: int) -> Tokens:
+    """Tokens that a layer still needs of those so far: the last `window` (0: all of them)."""
+    if not window:
+        return tokens
+    return tokens.clip(max=window) if isinstance(tokens, np.ndarray) else min(tokens, window)
 
 
 @dataclass(frozen=True)
@@ -103,16 +141,16 @@ class AttentionShape:
             return query + latent + expand + out
         return hidden * (self.heads + 2 * self.kv_heads) * self.head_dim + out
 
-    def mean_context(self, sequence_length: int) -> float:
-        """Keys a query attends to, mean over the positions of a sequence and over the layers.
-
-        Causal attention over S tokens sees (S + 1) / 2 keys on average; a window of W sees
-        ``W - W (W - 1) / (2 S)`` where S >= W.
-        """
-        full = (sequence_length + 1) / 2
+    @property
+    def layer_kinds(self) -> tuple[tuple[float, int], ...]:
+        """Share of the layers and their window (0: all tokens), of every kind of layer there is."""
         if not self.window:
-            return full
-        w = min(self.window, sequence_length)
-        windowed = w - w * (w - 1) / (2 * sequence_length)
+            return ((1.0, 0),)
         share = 1 / self.window_every
-        return share * windowed + (1 - share) * full
+        windowed = ((share, self.window),)
+        return windowed if self.window_every == 1 else (*windowed, (1 - share, 0))
+
+    def mean_context(self, sequence_length: int) -> float:
+        """Keys a query attends to, mean over the positions of a sequence and over the layers."""
+        seen = (share * visible_keys(0, sequence_length, w) for share, w in self.layer_kinds)
+        return float(sum(seen) / sequence_length)

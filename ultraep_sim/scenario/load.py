@@ -19,6 +19,12 @@ from ultraep_sim.scenario.yaml_reader import MAX_BYTES, Location, dotted, read_y
 
 _SEE = "see scenarios/quickstart.yaml for its form"
 
+#: Keys that name a file, relative to the scenario's.
+FILES: tuple[tuple[str, ...], ...] = (
+    ("workload", "trace"),
+    ("workload", "requests", "arrivals", "file"),
+)
+
 
 def load_scenario(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
     """Read a scenario file.
@@ -104,10 +110,11 @@ def _build(
             value=data,
             remedy="start from scenarios/quickstart.yaml",
         )
-    _anchor_trace(data, Path.cwd() if path is None else path.absolute().parent)
+    _anchor_files(data, Path.cwd() if path is None else path.absolute().parent)
     parsed = apply_overrides(data, overrides)
-    if any(o.location in (("workload",), ("workload", "trace")) for o in parsed):
-        _anchor_trace(data, Path.cwd())
+    # An absolute path stays as it is, so that anchoring all of them anew moves only the overridden.
+    if any(o.location == file[: len(o.location)] for o in parsed for file in FILES):
+        _anchor_files(data, Path.cwd())
     where = _Where(path, lines, parsed)
     try:
         scenario = Scenario.model_validate(data)
@@ -119,11 +126,14 @@ def _build(
     return scenario
 
 
-def _anchor_trace(data: dict[str, Any], base: Path) -> None:
-    """Make the trace path absolute, so that it means the same from every directory."""
-    workload = data.get("workload")
-    if isinstance(workload, dict) and isinstance(workload.get("trace"), str):
-        workload["trace"] = os.path.normpath(base / workload["trace"])
+def _anchor_files(data: dict[str, Any], base: Path) -> None:
+    """Make paths of the workload absolute, so that they mean the same from every directory."""
+    for *parents, key in FILES:
+        holder: Any = data
+        for parent in parents:
+            holder = holder.get(parent) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and isinstance(holder.get(key), str):
+            holder[key] = os.path.normpath(base / holder[key])
 
 
 class _Where:
@@ -241,23 +251,26 @@ def _nested_model(annotation: Any) -> Any:
 
 
 def _check_trace_exists(scenario: Scenario, where: _Where) -> None:
-    trace = scenario.workload.trace
-    if trace is None:
-        return
+    trace, requests = scenario.workload.trace, scenario.workload.requests
+    if trace is not None:
+        remedy = "give an existing trace, or a synthetic workload instead; "
+        remedy += "the shipped ones lie in traces/"
+        _check_file(trace, "trace", FILES[0], remedy, where)
+    arrivals = None if requests is None else requests.arrivals.file
+    if arrivals is not None:
+        remedy = "give an existing file of recorded arrivals, or rate_per_s alone"
+        _check_file(arrivals, "arrivals file", FILES[1], remedy, where)
+
+
+def _check_file(path: Path, what: str, at: Location, remedy: str, where: _Where) -> None:
     try:
-        problem = "" if trace.is_file() else f"there is no trace {trace}"
-        if problem and trace.exists():
-            problem = f"the trace {trace} is not a file"
+        problem = "" if path.is_file() else f"there is no {what} {path}"
+        if problem and path.exists():
+            problem = f"the {what} {path} is not a file"
     except OSError as error:  # a name too long, a folder that may not be entered
-        problem = f"the trace {trace} cannot be opened: {error.strerror}"
+        problem = f"the {what} {path} cannot be opened: {error.strerror}"
     if problem:
-        raise where.error(
-            problem,
-            ("workload", "trace"),
-            value=trace.name,
-            remedy="give an existing trace, or a synthetic workload instead; "
-            "the shipped ones lie in traces/",
-        )
+        raise where.error(problem, at, value=path.name, remedy=remedy)
 
 
 def _check_policies(scenario: Scenario, where: _Where) -> None:

@@ -25,6 +25,8 @@ from ultraep_sim.errors import InputError
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.shapes import ModelShape
 from ultraep_sim.scenario import presets
+from ultraep_sim.scenario.requests import RequestsSpec
+from ultraep_sim.scenario.serving import ServingSpec, serving_fits
 from ultraep_sim.scenario.stragglers import MAX_GPUS, StragglerSpec
 from ultraep_sim.scenario.strict import Strict
 from ultraep_sim.scenario.topology import TopologySpec
@@ -44,7 +46,7 @@ MAX_SLOTS = 1024
 
 
 # Optional sections, in the order a resolved scenario lists them.
-_SECTIONS = ("training", "stragglers", "topology")
+_SECTIONS = ("training", "serving", "stragglers", "topology")
 
 
 class EPSpec(Strict):
@@ -115,9 +117,11 @@ class WorkloadSpec(Strict):
     Attributes
     ----------
     trace : Path or None
-        A recorded trace; in a file, relative to the scenario file. Exactly one of ``trace`` and
-        ``synthetic`` is given.
+        A recorded trace; in a file, relative to the scenario file. Exactly one of ``trace``,
+        ``synthetic`` and ``requests`` is given.
     synthetic : SyntheticSpec or None
+    requests : RequestsSpec or None
+        Requests that a server gets; the scenario has a ``serving`` section then.
     phase : {"training", "prefill"} or None
         None takes the trace's (``training`` for a synthetic one).
     tokens_per_rank : int or None
@@ -132,6 +136,7 @@ class WorkloadSpec(Strict):
 
     trace: Annotated[Path, Field(strict=False)] | None = None
     synthetic: SyntheticSpec | None = None
+    requests: RequestsSpec | None = None
     phase: Phase | None = None
     tokens_per_rank: int | None = Field(default=None, ge=1, le=MAX_TOKENS_PER_RANK)
     sequence_length: int = Field(default=4096, ge=1, le=1 << 24)
@@ -154,8 +159,9 @@ class WorkloadSpec(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> WorkloadSpec:
-        if (self.trace is None) == (self.synthetic is None):
-            raise ValueError("give exactly one of trace and synthetic")
+        given = [x is not None for x in (self.trace, self.synthetic, self.requests)]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of trace, synthetic and requests")
         if self.synthetic is not None and self.tokens_per_rank is None:
             raise ValueError("a synthetic workload needs tokens_per_rank")
         return self
@@ -249,6 +255,11 @@ class EngineSpec(Strict):
     warmup: Literal["exclude", "include"] = "exclude"
 
 
+def _named_from(path: Path, base: str | Path | None) -> str:
+    path = path.absolute()
+    return str(path) if base is None else os.path.relpath(path, Path(base).absolute())
+
+
 class Scenario(Strict):
     """One run: everything that decides its result.
 
@@ -264,6 +275,8 @@ class Scenario(Strict):
     engine : EngineSpec
     training : TrainingSpec or None
         Times whole training iterations; None times layers.
+    serving : ServingSpec or None
+        Serves the requests of the workload.
     stragglers : StragglerSpec or None
         What is slow or breaks; needs a training section.
     topology : TopologySpec or None
@@ -286,6 +299,7 @@ class Scenario(Strict):
     )
     engine: EngineSpec = EngineSpec()
     training: TrainingSpec | None = None
+    serving: ServingSpec | None = None
     stragglers: StragglerSpec | None = None
     topology: TopologySpec | None = None
     seed: int = Field(default=0, ge=0, lt=1 << 63)
@@ -333,6 +347,11 @@ class Scenario(Strict):
         training_fits(self)
         return self
 
+    @model_validator(mode="after")
+    def _serving_fits(self) -> Scenario:
+        serving_fits(self)
+        return self
+
     @property
     def source_path(self) -> Path | None:
         """The file it was read from; None for one built in Python."""
@@ -366,14 +385,14 @@ class Scenario(Strict):
         """
         values = self.model_dump(mode="json", exclude={"policies", "workload"})
         workload = self.workload.model_dump(mode="json", exclude_none=True)
+        base = directory
+        if base is None and self._source_path is not None:
+            base = self._source_path.parent
         if self.workload.trace is not None:
-            base = directory
-            if base is None and self._source_path is not None:
-                base = self._source_path.parent
-            trace = self.workload.trace.absolute()
-            workload["trace"] = (
-                str(trace) if base is None else os.path.relpath(trace, Path(base).absolute())
-            )
+            workload["trace"] = _named_from(self.workload.trace, base)
+        requests = self.workload.requests
+        if requests is not None and requests.arrivals.file is not None:
+            workload["requests"]["arrivals"]["file"] = _named_from(requests.arrivals.file, base)
         order = ("name", "description", "model", "rack", "ep")
         return {
             **{key: values[key] for key in order},

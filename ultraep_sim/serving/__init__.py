@@ -1,0 +1,1 @@
+"""Prefill serving: requests in, time to first token out."""
