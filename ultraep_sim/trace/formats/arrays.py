@@ -19,6 +19,7 @@ from .limits import (
     BOMB_BYTES,
     BOMB_RATIO,
     MAX_ARRAY_BYTES,
+    MAX_COUNT,
     MAX_FILES,
     check_size,
     damaged,
@@ -262,7 +263,7 @@ def int_array(array: Array, ndim: int, meaning: str) -> NDArray[np.int64]:
     Raises
     ------
     TraceError
-        If it has other axes or does not hold whole numbers below 2^62.
+        If it has other axes or does not hold whole numbers below 2^44.
     """
     check_ints(array, ndim, meaning)
     check_size(math.prod(array.shape) * 8, array.path, array.name, MAX_ARRAY_BYTES)
@@ -299,7 +300,7 @@ def whole_numbers(values: NDArray[Any], path: Path, name: str) -> NDArray[np.int
         flat = values.astype(np.float64, copy=False)
         bad = ~np.isfinite(flat)
         if not bad.any():
-            bad = (flat != np.rint(flat)) | (np.abs(flat) >= 2.0**53)
+            bad = (flat != np.rint(flat)) | (np.abs(flat) >= MAX_COUNT)
         if bad.any():
             refuse(
                 "a count is not a whole number",
@@ -308,8 +309,9 @@ def whole_numbers(values: NDArray[Any], path: Path, name: str) -> NDArray[np.int
                 float(flat[bad][0]),
                 "give counts of (token, expert) pairs, not shares or averages",
             )
-    elif values.dtype.kind == "u" and values.size and int(values.max()) >= 2**62:
-        refuse("a count is too large", path, name, int(values.max()))
     elif values.dtype.kind not in "iu":
         refuse("is not numbers", path, name, str(values.dtype))
+    worst = max(int(values.max()), -int(values.min())) if values.size else 0
+    if worst >= MAX_COUNT:
+        refuse("a number is too large", path, name, worst)
     return values.astype(np.int64)

@@ -23,6 +23,9 @@ MAX_ARRAY_BYTES = 2 << 30
 MAX_TEXT_BYTES = 256 << 20
 """Largest JSON document, JSON line, header or pickle."""
 
+MAX_COUNT = 1 << 44
+"""Largest number in a dump; sums of 2^18 of them still fit int64."""
+
 MAX_FILES = 65_536
 """Most members of an archive, files of a folder, tensors of a file."""
 

@@ -1,10 +1,10 @@
 """Several files as one dump: chunks in time order, files of ranks as source rows.
 
-A folder is read whole. A ``manifest.json`` in it, ``{"chunks": [{"file": NAME, "records": N},
-...]}`` (or ``"files"``, or plain names), says which chunks there must be; names lie in the folder itself.
-Files that name their rank, and TensorRT-LLM's and Megatron's that do not, become source rows; all
-others are chunks, ordered by the first step they number, or by name in natural order (``10`` after
-``9``) where they number none; then steps count on from chunk to chunk.
+A folder is read whole. A ``manifest.json`` in it says which chunks there must be:
+``{"chunks": [{"file": NAME, "records": N}, ...]}``, or ``"files"``, or plain names; they lie in the
+folder itself. Files that name their rank, and TensorRT-LLM's and Megatron's that do not, become
+source rows; all others are chunks, ordered by the first step they number, or by name in natural
+order (``10`` after ``9``) where they number none; then steps count on from chunk to chunk.
 """
 
 from __future__ import annotations
