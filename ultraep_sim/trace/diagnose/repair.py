@@ -136,25 +136,30 @@ def _drop_dummies(dump: Dump, data: dict[str, Any]) -> Dump:
 
 
 def _subtract(dump: Dump, data: dict[str, Any]) -> Dump:
-    """Take the padding tokens off the experts that got them, source rows in order."""
+    """Take the padding tokens off the experts that got them, source rows in order.
+
+    A row gives what it has in every layer of the micro-batch, so that layers stay equal.
+    """
     experts = {layer: np.array(chosen) for layer, chosen in data["experts"].items()}
 
-    def without(record: RawRecord) -> RawRecord:
-        loads, left = record.loads.copy(), data["tokens"]
-        chosen = experts.get(record.layer)
-        if chosen is None:
-            raise TraceError(
-                "padding is not known for every layer, so sums would differ",
-                place=f"layer {record.layer}",
-                remedy="cut the trace to the layers where it was found",
-            )
-        for row in loads:
-            take = min(left, int(row[chosen].min()))
-            row[chosen] -= take
-            left -= take
-        return record._replace(loads=loads)
+    def run(records: Iterator[RawRecord]) -> Iterator[RawRecord]:
+        for _, batch in groupby(records, key=lambda record: record[:2]):
+            held = list(batch)
+            if any(record.layer not in experts for record in held):
+                raise TraceError(
+                    "padding is not known for every layer, so sums would differ",
+                    place=f"step {held[0].step}",
+                    remedy="cut the trace to the layers where it was found",
+                )
+            has = [record.loads[:, experts[record.layer]].min(axis=1) for record in held]
+            room = np.cumsum(np.minimum.reduce(has))
+            taken = np.diff(np.minimum(room, data["tokens"]), prepend=0)
+            for record in held:
+                loads = record.loads.copy()
+                loads[:, experts[record.layer]] -= taken[:, None]
+                yield record._replace(loads=loads)
 
-    return _each(dump, without)
+    return dump.changed(run)
 
 
 def _by_size(large: bool) -> Callable[[Dump, dict[str, Any]], Dump]:

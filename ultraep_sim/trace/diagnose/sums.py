@@ -30,7 +30,7 @@ def _impossible(seen: Survey) -> list[Finding]:
                 STOPS,
             )
         )
-    elif seen.crowded_rows:
+    elif seen.crowded_rows and not seen.odd_rows:  # sums that k does not divide tell as much
         found.append(
             Finding(
                 "impossible-counts",

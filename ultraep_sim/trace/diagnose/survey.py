@@ -81,9 +81,11 @@ class Survey:
         counts = loads.sum(axis=0)
         self._shares(record, loads, sums)
         batch = (record.step, record.micro_batch)
-        if self._last is not None and self._last[0] == batch and (self._last[1] != sums).any():
-            self.rows_differ.add(batch)
-        self._last = (batch, sums)
+        if sums.any():  # a record without tokens is another disease
+            same = self._last is not None and self._last[0] == batch
+            if same and self._last is not None and (self._last[1] != sums).any():
+                self.rows_differ.add(batch)
+            self._last = (batch, sums)
         layer = self.layers.get(record.layer)
         if layer is None:
             unseen = np.full(len(counts), np.iinfo(np.int64).max)
@@ -112,7 +114,9 @@ class Survey:
         most = loads.max(axis=1) * top_k
         self.crowded_rows += int((most > sums).sum())
         if loads.shape[1] > top_k and len(sums) > 1:
+            # k experts that all tokens took, and no other.
             filled = (most == sums) & (sums >= _IDLE_TOKENS * top_k)
+            filled &= np.count_nonzero(loads, axis=1) == top_k
             for source in np.flatnonzero(filled).tolist():
                 self.idle[record.step, record.micro_batch, source] += 1
 

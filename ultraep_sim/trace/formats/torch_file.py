@@ -95,7 +95,7 @@ def _array(place: TensorPlace, path: Path, root: str, sizes: dict[str, int]) -> 
         strides = [step * stored.itemsize for step in place.stride]
         # The bounds were checked when the pickle was read.
         view = np.lib.stride_tricks.as_strided(flat, place.shape, strides, writeable=False)
-        return widen_bfloat16(view) if narrow else np.ascontiguousarray(view)
+        return widen_bfloat16(view) if narrow else view.copy()
 
     dtype = np.dtype(np.float32) if narrow else stored
     return Array(path, name, place.shape, dtype, load)
