@@ -27,7 +27,7 @@ from ultraep_sim.errors import InputError
 CONVERT_EPILOG = """\
 \b
 Examples:
-  ultraep-sim trace convert expert_distribution.pt out.parquet --model deepseek-v3
+  ultraep-sim trace convert expert_distribution.pt out.parquet --model deepseek-v3-671b
   ultraep-sim trace convert dump-folder/ out.parquet --top-k 8 --repair drop-zero-rows
   ultraep-sim trace convert out.parquet chunks/ --to ultraep-npz
 Formats and what each must hold: docs/traces.md.

@@ -123,3 +123,10 @@ def test_steps_of_so_many_tokens(tmp_path):
     assert "10 tokens did not fill a step" in found.findings[0].seen
     assert len(list(open_dump(path, ReadOptions(experts=EXPERTS)).records())) == LAYERS
     assert STEPS * 20 == 2 * 25 + 10
+
+
+def test_a_top_k_of_nothing_is_refused(tmp_path):
+    folder = put(CASES["tensorrt-llm"], tmp_path)
+    (folder / "meta_info.json").write_text('{"num_experts": 8, "num_experts_per_token": 0}')
+    with pytest.raises(TraceError, match="takes no expert"):
+        open_dump(folder)

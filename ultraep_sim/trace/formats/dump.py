@@ -223,6 +223,8 @@ class ReadOptions:
         TraceError
             If they differ.
         """
+        if said is not None and said < 1:
+            refuse("says that a token takes no expert", path, "top_k", said)
         wanted = self.top_k or (self.shape.top_k if self.shape else None)
         if said is not None and wanted not in (None, said):
             refuse(f"is top-{said}, not top-{wanted}", path, "top_k", said, "correct --top-k")
