@@ -13,6 +13,8 @@ from ultraep_sim.commands.console import given_path, note, print_json, print_ren
 from ultraep_sim.errors import InputError, LayoutError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ EPILOG = """\
 Examples:
   ultraep-sim plan loads.npy --ranks 64 --slots 2
   ultraep-sim plan loads.npy --ranks 64 --slots 2 --domain 8 --policy eplb_plus --json
+  ultraep-sim plan loads.npy --ranks 64 --slots 2 --placement map.json --format vllm-ascend
 """
 
 # Parameter of the library: what it is called here, and what to do if the library does not say.
@@ -67,6 +70,14 @@ def plan(
             help="Max over mean rank load to aim at, for policies that take one. [default: 1.01]"
         ),
     ] = None,
+    placement: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the placement for a serving system here."),
+    ] = None,
+    placement_format: Annotated[
+        str, typer.Option("--format", help="Of --placement: vllm-ascend or tensorrt-llm.")
+    ] = "vllm-ascend",
+    layer: Annotated[int, typer.Option(help="Layer that --placement names.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
     """Plan replicas and quotas for one load matrix.
@@ -76,11 +87,15 @@ def plan(
     """
     path = given_path(loads, "LOADS", "name an .npy file")
     options: dict[str, Any] = {} if target is None else {"target": target}
+    write = _placement_writer(placement, placement_format, layer)
     try:
         planned = _make_plan(path, ranks, slots, domain, policy, options)
     except InputError as error:
         raise _named_as_option(error) from error
     data = plan_data(planned)
+    if placement is not None:
+        write({layer: planned.plan}, placement)
+        note(f"wrote {placement}")
     said = "" if planned.policy.exact else HINDSIGHT.format(policy=policy)
     if as_json:
         print_json(data)
@@ -88,6 +103,26 @@ def plan(
             note(said)
     else:
         _show(planned, data, options, said)
+
+
+def _placement_writer(
+    out: Path | None, name: str, layer: int
+) -> Callable[[dict[int, Plan], Path], Path]:
+    """Return what writes a placement, refusing wrong options before anything is planned."""
+    from ultraep_sim.commands.trace_options import check_out
+    from ultraep_sim.trace.formats import tensorrt_llm, vllm_ascend
+
+    writers: dict[str, Callable[[dict[int, Plan], Path], Path]] = {
+        module.NAME: module.write_placement for module in (vllm_ascend, tensorrt_llm)
+    }
+    if name not in writers:
+        remedy = f"use {' or '.join(writers)}"
+        raise InputError("no such placement", place="--format", value=name, remedy=remedy)
+    if layer < 0:
+        raise InputError("is no layer", place="--layer", value=layer, remedy="count from 0")
+    if out is not None:
+        check_out(out)
+    return writers[name]
 
 
 class _Planned(NamedTuple):

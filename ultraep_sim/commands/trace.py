@@ -1,4 +1,4 @@
-"""``ultraep-sim trace``: look at recorded routing."""
+"""``ultraep-sim trace``: recorded routing, looked at, imported, checked, cut, merged, drawn."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import typer
 from rich import box
 from rich.table import Table
 
+from ultraep_sim.commands import trace_convert, trace_parts
 from ultraep_sim.commands.console import note, print_json, print_renderable
+from ultraep_sim.commands.trace_options import RepairOption, check_out, judged
 from ultraep_sim.errors import InputError
 
 if TYPE_CHECKING:
     from ultraep_sim.trace import Trace
+    from ultraep_sim.trace.diagnose import Finding
     from ultraep_sim.trace.stats import TraceStats
 
 EPILOG = """\
@@ -25,13 +28,22 @@ Examples:
   ultraep-sim trace info my.parquet --ep 16 --ep 72 --json
 """
 
-app = typer.Typer(help="Look at recorded routing traces.", rich_markup_mode=None)
+app = typer.Typer(
+    help="Look at recorded routing, import, check, merge and cut it.", rich_markup_mode=None
+)
 
 
 @app.callback(invoke_without_command=True)
 def _group(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+app.command(epilog=trace_convert.CONVERT_EPILOG)(trace_convert.convert)
+app.command(epilog=trace_convert.CHECK_EPILOG)(trace_convert.check)
+app.command(epilog=trace_parts.MERGE_EPILOG)(trace_parts.merge)
+app.command(epilog=trace_parts.CUT_EPILOG)(trace_parts.cut)
+app.command(epilog=trace_parts.SYNTH_EPILOG)(trace_parts.synth)
 
 
 @app.command(epilog=EPILOG)
@@ -47,25 +59,57 @@ def info(
     plot: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw a heat map of the load here.")
     ] = None,
+    repairs: RepairOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where --repair writes the mended trace.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
     """Say what a trace holds and whether it is sound.
 
     Every record is read and checked: what breaks the format is refused with a line that says
-    where, what is merely unusual (gaps, uneven batches) is marked with an exclamation mark.
+    where, what is merely unusual (gaps, uneven batches) is marked with an exclamation mark. The
+    verdict names diseases that a trace can have though it keeps the format (padding, replicated
+    counting, mixed phases); --repair mends one by name and writes that into the metadata.
     """
     from ultraep_sim.trace import load_trace
     from ultraep_sim.trace.stats import trace_stats
 
     _check_plot_name(plot)
+    if (out is None) != (not repairs):
+        raise InputError(
+            "--repair and --out go together",
+            place="--out",
+            value=None if out is None else str(out),
+            remedy="name the repair and the file to write",
+        )
+    if out is not None:
+        check_out(out, file)
     trace = load_trace(file)
     found = trace_stats(trace, _sizes(file, trace.meta.num_experts, ep))
     if plot is not None:
         _draw(trace, file, plot)
+    wrong = _verdict(file, repairs, out)
     if as_json:
-        print_json({"file": str(file), "meta": trace.meta.to_dict(), **found.to_dict()})
+        diseases = [finding.to_dict() for finding in wrong]
+        about = {"file": str(file), "meta": trace.meta.to_dict()}
+        print_json({**about, **found.to_dict(), "findings": diseases})
     else:
-        _show(file, trace, found)
+        _show(file, trace, found, wrong)
+
+
+def _verdict(file: Path, repairs: list[str] | None, out: Path | None) -> list[Finding]:
+    """Name the diseases of the trace; write the mended one where that was asked for."""
+    from ultraep_sim.trace.convert import as_trace
+    from ultraep_sim.trace.diagnose import diagnose
+    from ultraep_sim.trace.formats import open_dump
+
+    dump = open_dump(file, format_name="parquet")
+    found = diagnose(dump)
+    if out is not None:
+        as_trace(judged(dump, repairs)).write(out)
+        note(f"wrote {out}")
+    return found
 
 
 def _check_plot_name(plot: Path | None) -> None:
@@ -121,7 +165,7 @@ def _draw(trace: Trace, file: Path, plot: Path) -> None:
     note(f"wrote {plot}")
 
 
-def _show(file: Path, trace: Trace, found: TraceStats) -> None:
+def _show(file: Path, trace: Trace, found: TraceStats, wrong: list[Finding]) -> None:
     from rich.text import Text
 
     meta = trace.meta
@@ -149,6 +193,8 @@ def _show(file: Path, trace: Trace, found: TraceStats) -> None:
         _table(rows, dynamics),
         Text("Checks", style="bold"),
         *(Text(f"  {'ok' if c.ok else ' !'}  {c.name}: {c.detail}") for c in found.checks),
+        *(Text(f"   !  {finding.line()}") for finding in wrong),
+        Text(f"Verdict: {trace_convert.verdict(wrong)}", style="bold"),
     )
 
 

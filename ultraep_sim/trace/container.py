@@ -174,7 +174,7 @@ class Trace:
         meta = resource_meta(self.meta, num_ranks)
         if num_ranks == self.meta.source_ranks:
             return self
-        return self._changed(meta, Resource(num_ranks, self.meta.top_k))
+        return self.changed_by(meta, Resource(num_ranks, self.meta.top_k))
 
     def rescaled(self, tokens_per_rank: int) -> Trace:
         """Return the trace with ``tokens_per_rank`` tokens in every source row.
@@ -190,7 +190,7 @@ class Trace:
         from .rescale import Rescale, rescale_meta
 
         meta = rescale_meta(self.meta, tokens_per_rank)
-        return self._changed(meta, Rescale(tokens_per_rank * self.meta.top_k))
+        return self.changed_by(meta, Rescale(tokens_per_rank * self.meta.top_k))
 
     def regrouped(self, micro_batches: int) -> Trace:
         """Return the trace with ``micro_batches`` consecutive micro-batches in every step.
@@ -301,7 +301,8 @@ class Trace:
         steps, micro_batches, layers, loads = zip(*rows, strict=True)
         return cls.from_arrays(meta, steps, micro_batches, layers, np.stack(loads))
 
-    def _changed(self, meta: TraceMeta, change: LoadStep) -> Trace:
+    def changed_by(self, meta: TraceMeta, change: LoadStep) -> Trace:
+        """Return the trace with one more change of its matrices, and the metadata that says so."""
         return Trace(self._source, meta, self._selection, (*self._steps, change))
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ MAX_LAYERS = 65_536
 MAX_TOKENS_PER_RANK = 2**31 - 1
 MAX_META_BYTES = 4 << 20
 
-_SAMPLING_KEYS = ("step_every", "steps", "layers")
+_SAMPLING_KEYS = ("step_every", "steps", "layers", "ranks")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TraceMeta:
         True for anything drawn from a random generator instead of decided by a router.
     sampling : dict
         What was left out: ``{}`` for nothing, else any of ``{"step_every": n}``,
-        ``{"steps": [[first, past_last], ...]}``, ``{"layers": [...]}``.
+        ``{"steps": [[first, past_last], ...]}``, ``{"layers": [...]}``, ``{"ranks": [...]}``.
     notes : dict
         Free JSON: seed, command, corpus, ``rescaled_to``, ``sources``, ...
 
@@ -220,8 +220,9 @@ def _check_sampling(value: Any) -> None:
         _check_int("sampling.step_every", value["step_every"], 1, 2**31 - 1)
     if "steps" in value and not _is_list(value["steps"], _is_window):
         _refuse("sampling.steps", "must be a list of [first, past_last] pairs", value["steps"])
-    if "layers" in value and not _is_list(value["layers"], _is_index):
-        _refuse("sampling.layers", "must be a list of layer numbers", value["layers"])
+    for name in ("layers", "ranks"):
+        if name in value and not _is_list(value[name], _is_index):
+            _refuse(f"sampling.{name}", f"must be a list of {name[:-1]} numbers", value[name])
 
 
 def _is_list(value: Any, check: Any) -> bool:
