@@ -227,7 +227,7 @@ def test_the_cache_has_what_memory_leaves(setup) -> None:  # type: ignore[no-unt
 def test_a_model_that_leaves_no_room_is_refused_by_name() -> None:
     setup = make_setup(tiny(model="qwen3-235b", serving={"token_budget": 65536}))
     replay = setup.replays()[0]
-    with pytest.raises(ProfileError, match="none: needs .* no room for .* KV cache"):
+    with pytest.raises(ProfileError, match=r"none: needs .* no room for .* KV cache"):
         setup.serve(replay, setup.requests)
 
 
