@@ -11,6 +11,7 @@ UNITS = {
     "plans_per_s": "plans/s",
     "records_per_s": "records/s",
     "events_per_s": "events/s",
+    "requests_per_s": "requests/s",
     "us_per_call": "us/call",
 }
 

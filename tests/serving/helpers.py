@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ def tiny(**sections: Any) -> Scenario:
     raw["workload"] = {"requests": {**TINY["workload"]["requests"], **sections.pop("requests", {})}}
     for name in ("serving", "ep"):
         raw[name] = {**TINY[name], **sections.pop(name, {})}
-    return scenario_from_dict({**raw, **sections}, directory=Path.cwd())
+    return scenario_from_dict({**raw, **sections})
 
 
 @dataclass

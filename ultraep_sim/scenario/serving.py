@@ -127,18 +127,20 @@ def serving_fits(scenario: Scenario) -> None:
     """
     requests, spec = scenario.workload.requests, scenario.serving
     if (requests is None) != (spec is None):
-        has, lacks = ("workload.requests", "serving") if spec is None else ("serving", "requests")
+        has, lacks = ("workload.requests", "serving")[:: 1 if spec is None else -1]
         raise _refused(
             f"{has} is given and {lacks} is not",
             has,
-            None,
+            f"{has} alone",
             "give both (serving: {} takes its defaults), or neither",
         )
     if requests is None or spec is None:
         return
     for name in ("training", "stragglers", "topology"):
         if getattr(scenario, name) is not None:
-            raise _refused("does not go with serving", name, None, f"leave {name} out")
+            raise _refused(
+                "does not go with serving", name, f"{name} and serving", f"leave {name} out"
+            )
     if scenario.workload.phase == "training":
         raise _refused("serving is prefill", "workload.phase", "training", "leave phase out")
     if scenario.ep.pipeline_stages != 1 or scenario.ep.data_parallel != 1:
