@@ -47,8 +47,9 @@ def validate(
     planner: every policy plans the same Zipf, taxonomy and recorded loads, beside lower bounds that
     no plan can beat; those that place by history in hindsight. Solve times are measured here.
 
-    training, breakdown, transfers: published throughput, layer times and weight distribution beside
-    ours, row by row. The first two fit the load dynamics first, which takes half a minute.
+    training, breakdown, transfers, serving: published throughput, layer times, weight distribution
+    and prefill rates beside ours, row by row. The first two replay loads, which takes half a
+    minute; the last shows what was searched before.
     """
     if suite not in SUITES:
         raise InputError(

@@ -61,6 +61,31 @@ IDEAL = (
     Column("problem", "does not run"),
 )
 
+SERVING = (
+    Column("model", "model"),
+    Column("workload", "workload"),
+    Column("variant", "variant"),
+    Column("policy", "policy"),
+    Column("published_imbalance", "imbalance published", "{:.2f}"),
+    Column("imbalance", "simulated", "{:.2f}"),
+    Column("imbalance_error", "error", ERROR),
+    Column("rate_per_s", "requests/s", "{:.0f}"),
+    Column("published_relative", "over ideal, published", "{:.3f}"),
+    Column("relative", "simulated", "{:.3f}"),
+    Column("relative_error", "error", ERROR),
+    Column("law", "plain law", "{:.3f}"),
+    Column("law_error", "error", ERROR),
+    Column("kind", "kind"),
+)
+
+ORDERS = (
+    Column("model", "model"),
+    Column("workload", "workload"),
+    Column("variant", "variant"),
+    Column("order", "slowest first"),
+    Column("agrees", "as published"),
+)
+
 ACCURACY = (
     Column("sequence", "sequence"),
     Column("recompute", "recompute"),

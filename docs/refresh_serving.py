@@ -1,0 +1,230 @@
+"""Fit, search and write what docs/serving.md shows (half an hour on one core).
+
+``--pages`` writes the blocks anew from what is stored. `tests/validate/test_serving_page.py` fails
+where the page says anything else than what is stored, and searches a small part of it again.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ultraep_sim.scenario import load_scenario
+from ultraep_sim.serving.capacity import find_capacity
+from ultraep_sim.validate import serving, serving_fit
+from ultraep_sim.validate.serving_cases import Case, Lengths, cases
+from ultraep_sim.validate.serving_fit import FITTED, MIX, VARIANTS, Fitted
+from ultraep_sim.validate.serving_lengths import SETTINGS, lengths_row
+from ultraep_sim.validate.show import ERROR, ORDERS, SERVING, Column, markdown
+
+Rows = list[dict[str, Any]]
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "serving.md"
+SPARSE = ROOT / "docs" / "serving_sparse.csv"
+LENGTHS = ROOT / "docs" / "serving_lengths.csv"
+SPARSE_SCENARIO = ROOT / "scenarios" / "serving-sparse-attention.yaml"
+
+#: Requests per second of ideal where nothing is published: where its search begins.
+START = {("glm-4.7-358b", "stem"): 170.0, ("glm-4.7-358b", "mixed"): 75.0}
+
+LENGTH_COLUMNS = (
+    Column("workload", "workload"),
+    Column("sigma", "sigma", "{:.1f}"),
+    Column("longest", "longest", "{:.0f}"),
+    Column("router", "router"),
+    Column("mean_tokens", "mean prompt, fitted", "{:.0f}"),
+    Column("share", "s", "{:.3f}"),
+    Column("published_relative", "none over ideal, published", "{:.3f}"),
+    Column("relative", "simulated", "{:.3f}"),
+    Column("relative_error", "error", ERROR),
+)
+
+SPARSE_COLUMNS = (
+    Column("attention", "attention"),
+    Column("policy", "policy"),
+    Column("rate_per_s", "requests/s", "{:.2f}"),
+    Column("relative", "over ideal", "{:.3f}"),
+    Column("gain", "over none", "{:.2f}"),
+)
+
+
+def fit_all() -> list[tuple[Case, Any, Fitted]]:
+    """Fit every run; a model without a rate takes lengths and bursts of the one that has them."""
+    known = [case for case in cases() if case.rate("ideal") is not None]
+    means = {case.workload: serving_fit.fit_mean(case) for case in known}
+    found: list[tuple[Case, Any, Fitted]] = []
+    bursts: dict[str, float | None] = {}
+    for case in cases():
+        given = case.rate("ideal") is not None
+        rate = case.rate("none") or 0.5 * START[case.model, case.workload]
+        for variant in VARIANTS:
+            if variant is MIX and not given:
+                continue
+            used = variant
+            if variant is FITTED and not given:
+                used = replace(variant, lasting_s=bursts[case.workload])
+            one = serving_fit.fit_dynamics(case, used, means[case.workload], rate)
+            if variant is FITTED and given:
+                bursts[case.workload] = one.lasting_s
+            found.append((case, variant, one))
+            print(case.model, case.workload, variant.name, one, flush=True)
+    return found
+
+
+def search(item: tuple[Case, Any, Fitted]) -> Rows:
+    """Search the rates of one run."""
+    case, variant, one = item
+    start = case.rate("ideal") or START[case.model, case.workload]
+    rows = serving.simulate(case, variant, one, ideal_rate=start)
+    print("searched", case.model, case.workload, variant.name, flush=True)
+    return rows
+
+
+def length_row(item: tuple[Case, Lengths]) -> dict[str, Any]:
+    """Search one row of the lengths' table."""
+    row = lengths_row(*item)
+    print(row, flush=True)
+    return row
+
+
+def sparse_rows(name: str) -> Rows:
+    """Search what long prompts take under one kind of attention."""
+    change = ["serving.sparse=null"] if name == "dense" else []
+    scenario = load_scenario(SPARSE_SCENARIO, change)
+    found = {
+        one.policy: one.rate_per_s for one in find_capacity(scenario, seeds=[0, 1], tolerance=0.01)
+    }
+    print(name, found, flush=True)
+    return [
+        {
+            "attention": name,
+            "policy": policy,
+            "rate_per_s": rate,
+            "relative": rate / found["ideal"],
+            "gain": rate / found["none"],
+        }
+        for policy, rate in found.items()
+    ]
+
+
+def write(path: Path, rows: Rows) -> None:
+    """Store rows, numbers with four decimals."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(rows[0])
+        for row in rows:
+            writer.writerow(f"{v:.4f}" if isinstance(v, float) else v for v in row.values())
+
+
+def stored(path: Path) -> Rows:
+    """Return rows of a file that `write` wrote."""
+    text = ("attention", "policy", "workload", "router")
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {k: v if k in text else float(v) for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def fitted_block() -> str:
+    """Tell what was fitted."""
+    columns = (
+        Column("model", "model"),
+        Column("workload", "workload"),
+        Column("variant", "variant"),
+        Column("mean", "mean prompt [tokens]", "{:.0f}"),
+        Column("imbalance", "imbalance of the mix", "{:.2f}"),
+        Column("lasting", "burst [s]", "{:.1f}"),
+    )
+    rows = [
+        {
+            "model": key[0],
+            "workload": key[1],
+            "variant": key[2],
+            "mean": one.mean_tokens,
+            "imbalance": one.imbalance,
+            "lasting": one.lasting_s,
+        }
+        for key, one in serving_fit.stored().items()
+    ]
+    return markdown(rows, columns)
+
+
+def accuracy_block() -> str:
+    """Tell every row, and the order of the policies."""
+    found = serving.run()
+    ideal = ", ".join(
+        f"{row['model']} {row['workload']} ({row['variant']}) {row['share']:.3f}, "
+        f"{row['attention_share']:.3f} and {row['step_ms']:.0f} ms"
+        for row in found["rows"]
+        if row["policy"] == "ideal" and row["rate_per_s"] is not None
+    )
+    shares = (
+        "Share of expert GEMM and all-to-all in the steps of `ideal` (s of the plain law), of "
+        f"attention, and length of a step: {ideal}."
+    )
+    return "\n\n".join(
+        (markdown(found["rows"], SERVING), shares, markdown(found["orders"], ORDERS))
+    )
+
+
+def sparse_block() -> str:
+    """Tell what balancing is worth under both kinds of attention."""
+    return markdown(stored(SPARSE), SPARSE_COLUMNS)
+
+
+def lengths_block() -> str:
+    """Tell what other prompt lengths and another router would do."""
+    return markdown(stored(LENGTHS), LENGTH_COLUMNS)
+
+
+def replaced(text: str, name: str, new: str) -> str:
+    """Return a page with what stands between the markers of `name` replaced."""
+    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+    head, _, rest = text.partition(begin)
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise SystemExit(f"the markers {begin} and {end} are not there")
+    return f"{head}{begin}\n\n{new}\n\n{end}{tail}"
+
+
+def recompute() -> None:
+    """Fit and search everything, on two cores; what comes out does not depend on how many."""
+    serving_fit.store(fit_all())
+    variants = {variant.name: variant for variant in VARIANTS}
+    known = {(case.model, case.workload): case for case in cases()}
+    # As stored, so that a search from the file finds the same.
+    runs = [(known[k[:2]], variants[k[2]], one) for k, one in serving_fit.stored().items()]
+    published = [case for case in known.values() if case.rate("none") is not None]
+    with ProcessPoolExecutor(2) as pool:
+        serving.store([row for rows in pool.map(search, runs) for row in rows])
+        kinds = pool.map(sparse_rows, ("dense", "sparse"))
+        write(SPARSE, [row for rows in kinds for row in rows])
+        pairs = [(case, lengths) for case in published for lengths in SETTINGS]
+        write(LENGTHS, list(pool.map(length_row, pairs)))
+
+
+def main() -> None:
+    """Write the page, and before it what it shows unless only the page is wanted."""
+    if "--pages" not in sys.argv[1:]:
+        recompute()
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = {
+        "fitted": fitted_block(),
+        "accuracy": accuracy_block(),
+        "lengths": lengths_block(),
+        "sparse": sparse_block(),
+    }
+    for name, new in blocks.items():
+        text = replaced(text, name, new)
+    PAGE.write_text(text, encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
