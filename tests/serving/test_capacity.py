@@ -169,3 +169,11 @@ def test_rows_are_relative_to_ideal() -> None:
     assert [row["relative_to_ideal"] for row in rows] == [0.5, 1.0]
     assert rows[0]["rate_low"] == 49.0
     assert rows_of(found, {})[0]["relative_to_ideal"] is None
+
+
+def test_turning_requests_away_is_no_way_to_meet_the_line() -> None:
+    setup = make_setup(tiny(policies=["none"], serving={**SLO, "max_queue": 20}))
+    point = measure(setup, "none", 2000.0)
+    assert point.ttft_s is not None
+    assert point.ttft_s <= 0.3  # what is let in is fast
+    assert not point.meets

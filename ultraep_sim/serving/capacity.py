@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .metrics import statistic
 from .requests import Requests, make_requests
-from .server import SERVED, Server
+from .server import REFUSED, SERVED, TIMED_OUT, TOO_LONG, Server
 from .setup import Setup, make_setup
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _T95 = (
     2.201, 2.179, 2.160, 2.145, 2.131,
 )  # fmt: skip
 _MOST_DOUBLINGS = 12
+_MOST_LOST = 0.01
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def find_capacity(
     scenario : Scenario
         Its arrival rate is where the search begins. What it says of time-outs, cancelled requests
         and queue limits holds; a request that ends without its first token counts as one that
-        waited for it until then.
+        waited for it until then. A rate at which more than 1 % are refused or time out does not
+        meet the line: turning requests away must not look like serving them fast.
     seeds : sequence of int, optional
         Independent repetitions; the scenario's own and the two after it by default.
     tolerance : float
@@ -166,7 +168,9 @@ def measure(setup: Setup, label: str, rate_per_s: float, *, stop: bool = True) -
     # Nothing ran where every prompt is too long for the cache: perfectly even, and no rate.
     imbalance = np.average([s.imbalance for s in steps.log], weights=weights) if weights else 1.0
     served = bool((service.outcome[counted] == SERVED).any())
-    meets = ttft is not None and served and ttft <= spec.slo.ttft_s
+    lost = np.isin(service.outcome[counted], (TIMED_OUT, REFUSED, TOO_LONG))
+    kept = served and float(lost.mean()) <= _MOST_LOST
+    meets = ttft is not None and kept and ttft <= spec.slo.ttft_s
     return Point(setup.scenario.seed, rate_per_s, ttft, meets, float(imbalance))
 
 
