@@ -269,7 +269,9 @@ def test_shipped_scenarios_are_strict_and_labelled(file):
 def test_the_set_of_shipped_scenarios():
     models = ("deepseek-v3", "glm-4.5-air", "glm-4.7", "qwen3-235b")
     wanted = {f"{m}-{phase}" for m in models for phase in ("training", "prefill")}
-    assert {path.stem for path in SCENARIOS} == wanted | {"quickstart"}
+    served = {"qwen3-235b-serving", "qwen3-235b-serving-mixed"}
+    served |= {"serving-domain-switch", "serving-sparse-attention"}
+    assert {path.stem for path in SCENARIOS} == wanted | served | {"quickstart"}
 
 
 def test_a_scenario_can_be_built_in_python():
