@@ -126,7 +126,7 @@ def stored(path: Path) -> Rows:
     text = ("attention", "policy", "workload", "router")
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            {k: v if k in text else float(v) for k, v in row.items()}
+            {k: v if k in text else (float(v) if v else None) for k, v in row.items()}
             for row in csv.DictReader(file)
         ]
 
@@ -211,9 +211,11 @@ def recompute() -> None:
 
 def main() -> None:
     """Write the page, and before it what it shows unless only the page is wanted."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name in ("fitted", "accuracy", "lengths", "sparse"):
+        replaced(text, name, "")  # half an hour of searching must not end without its markers
     if "--pages" not in sys.argv[1:]:
         recompute()
-    text = PAGE.read_text(encoding="utf-8")
     blocks = {
         "fitted": fitted_block(),
         "accuracy": accuracy_block(),

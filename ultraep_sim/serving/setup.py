@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Watch = Callable[[Server], bool]
 
+_TYPICAL_REQUESTS = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -132,7 +134,7 @@ def make_setup(scenario: Scenario) -> Setup:
             remedy="add workload.requests and serving, as in scenarios/qwen3-235b-serving.yaml",
         )
     requests = make_requests(scenario)
-    typical = _typical(requests, spec.token_budget)
+    typical = _typical(scenario, work.duration_s, spec.token_budget)
     moe = scenario.model.moe_layers
     layers = (
         np.arange(moe) if spec.sample_layers is None else spread_layers(moe, spec.sample_layers)
@@ -145,8 +147,13 @@ def make_setup(scenario: Scenario) -> Setup:
     return Setup(scenario, requests, routing, options, typical)
 
 
-def _typical(requests: Requests, budget: int) -> Typical:
-    """Full ranks, of chunks as these prompts give, about what the mix begins with."""
+def _typical(scenario: Scenario, duration_s: float, budget: int) -> Typical:
+    """Full ranks, of chunks as these prompts give, about what the mix begins with.
+
+    Of so many requests whatever the rate: the routing is fitted to this batch, and a search that
+    begins at another rate must not find another routing.
+    """
+    requests = make_requests(scenario, rate_per_s=_TYPICAL_REQUESTS / duration_s)
     left = requests.tokens - requests.cached
     chunks = -(-left // budget)
     shares: NDArray[np.float64] = np.ones(len(requests.domains))

@@ -20,7 +20,7 @@ from ..serving.capacity import find_capacity
 from ..serving.metrics import summarise
 from ..serving.setup import make_setup
 from .serving_cases import POLICIES, Case, Lengths, Variant, cases
-from .serving_fit import SEARCHED, Fitted, serve, setting
+from .serving_fit import SEARCHED, VARIANTS, Fitted, serve, setting
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -91,11 +91,7 @@ def simulate(
 
 
 def first_rate(case: Case, policy: str, ideal_rate: float) -> float:
-    """Return where a search begins: by the plain law, from rough imbalances.
-
-    It shows in what is found: chunks of the requests at this rate are the typical ones to which the
-    routing is fitted, which moves imbalances by 2 % or so.
-    """
+    """Return where a search begins: by the plain law, from rough imbalances."""
     rough = {"ideal": 1.0, "none": case.imbalance("none") or 3.0, "eplb": 2.0, "eplb_plus": 1.3}
     return ideal_rate / (1 + 0.4 * (rough.get(policy, 1.15) - 1))
 
@@ -199,11 +195,14 @@ def _key(row: Row) -> tuple[str, str, str]:
 
 
 def _kind(policy: str, variant: str, case: Case) -> str:
+    """Say what a row is worth: only ``predicted`` was neither fitted to nor looked at before."""
     if policy == "ideal":
         return "fitted" if case.rate("ideal") is not None else "predicted"
     if policy == "none" or (policy == "eplb" and variant == "fitted" and case.imbalance("eplb")):
         return "imbalance fitted"
-    return "predicted"
+    used = next((one for one in VARIANTS if one.name == variant), None)
+    seen = used is not None and case.workload in used.chosen_on
+    return "setting chosen" if seen and case.imbalance(policy) is not None else "predicted"
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

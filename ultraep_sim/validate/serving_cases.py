@@ -107,6 +107,9 @@ class Variant:
         Mean time between and length of bursts, in which one domain has `BURST_SHARE` of the
         requests; None for a mix that stays.
     why : str
+    chosen_on : tuple of str
+        Workloads whose published rows were looked at when this setting was chosen among others:
+        what it says of them is no prediction.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Variant:
     every_s: float | None
     lasting_s: float | None
     why: str
+    chosen_on: tuple[str, ...] = ()
 
 
 BURST_SHARE = 0.95
@@ -125,7 +129,7 @@ class Lengths:
     """What is assumed of prompt lengths but their mean, and of the router that spreads them."""
 
     sigma: float = SIGMA.value
-    longest: float = LONGEST.value
+    longest: int = int(LONGEST.value)
     router: Literal["least_tokens", "round_robin", "random"] = "least_tokens"
 
 
@@ -201,7 +205,7 @@ def scenario_of(
                         "mean": mean_tokens,
                         "sigma": lengths.sigma,
                         "shortest": int(SHORTEST.value),
-                        "longest": int(lengths.longest),
+                        "longest": lengths.longest,
                     },
                     "domains": domains,
                     "routing": {

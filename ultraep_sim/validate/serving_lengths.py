@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import InputError
 from ..serving.capacity import find_capacity
 from .serving import TOLERANCE, shares_of
 from .serving_cases import Case, Lengths
@@ -41,24 +42,34 @@ def lengths_row(case: Case, lengths: Lengths) -> Row:
     -------
     dict
         ``share`` of expert GEMM and all-to-all in steps of ``ideal``, ``relative`` as simulated
-        with one domain, ``published_relative``, ``relative_error``.
+        with one domain, ``published_relative``, ``relative_error``; None where no mean
+        length lets ``ideal`` meet the line at its published rate.
     """
     none, ideal, imbalance = case.rate("none"), case.rate("ideal"), case.imbalance("none")
     if none is None or ideal is None or imbalance is None:
         raise ValueError("lengths are compared where none and ideal are published")
-    found = Fitted(fit_mean(case, lengths), imbalance, None)
-    shares = shares_of(case, ONE, found, ideal, lengths)
-    scenario = setting(case, ONE, found, "none", 0.55 * ideal, lengths=lengths)
-    (best,) = find_capacity(scenario, seeds=[0], tolerance=TOLERANCE)
-    relative = best.rate_per_s / ideal
-    return {
+    row = {
         "workload": case.workload,
         "sigma": lengths.sigma,
         "longest": lengths.longest,
         "router": lengths.router,
+        "mean_tokens": None,
+        "share": None,
+        "relative": None,
+        "published_relative": none / ideal,
+        "relative_error": None,
+    }
+    try:
+        found = Fitted(fit_mean(case, lengths), imbalance, None)
+    except InputError:
+        return row
+    shares = shares_of(case, ONE, found, ideal, lengths)
+    scenario = setting(case, ONE, found, "none", 0.55 * ideal, lengths=lengths)
+    (best,) = find_capacity(scenario, seeds=[0], tolerance=TOLERANCE)
+    relative = best.rate_per_s / ideal
+    return row | {
         "mean_tokens": found.mean_tokens,
         "share": shares["share"],
         "relative": relative,
-        "published_relative": none / ideal,
         "relative_error": relative / (none / ideal) - 1,
     }
