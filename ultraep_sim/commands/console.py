@@ -11,8 +11,17 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from ultraep_sim.commands import interrupt
 from ultraep_sim.errors import InputError
@@ -62,6 +71,14 @@ def note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+class _Rate(ProgressColumn):
+    """How many a second, lately."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.3g}/s" if speed < 10 else f"{speed:,.0f}/s")
+
+
 @contextmanager
 def progress_bars() -> Iterator[Report]:
     """Yield a callback that shows progress on stderr where a person watches, else nothing.
@@ -75,6 +92,7 @@ def progress_bars() -> Iterator[Report]:
         TextColumn("{task.description:<14}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Rate(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

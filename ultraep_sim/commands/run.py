@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -134,10 +135,14 @@ def _serve(
     from ultraep_sim.report.plot_serving import write_serving_plots
     from ultraep_sim.serving.run import serve_scenario
 
+    began = perf_counter()
     try:
         result = serve_scenario(scenario, progress=progress)
     except InputError as error:
         raise error.at(file=path) from error
+    took, served = perf_counter() - began, result.requests.num_rows
+    # On stderr alone: results never depend on how fast this machine is.
+    note(f"simulated {served:,} requests in {took:.1f} s ({served / took:,.0f} a second)")
     result.write(directory, command)
     return result, write_serving_plots(result, directory) if plots else []
 
