@@ -47,6 +47,7 @@ SEARCHED = (ONE, BURSTS, FITTED)
 _CLOSE = 0.01  # relative, of an imbalance; one seed strays by as much
 _TRIALS = 7
 _LONGEST_BURST, _SHORTEST_BURST = 20.0, 0.5
+_LONGEST_MEAN = 8000.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def fit_mean(case: Case, lengths: Lengths | None = None) -> float:
     Raises
     ------
     InputError
-        Even short prompts miss the line.
+        Even short prompts miss the line, or even long ones meet it.
 
     Notes
     -----
@@ -95,12 +96,19 @@ def fit_mean(case: Case, lengths: Lengths | None = None) -> float:
         found = Fitted(mean, case.imbalance("none") or 1.0, None)
         return serve(case, ONE, found, "ideal", rate, layers=1, lengths=lengths, stop=True).meets
 
-    low, high = 500.0, 8000.0
+    low, high = 500.0, _LONGEST_MEAN
     while high / low > 1.005:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if meets(middle) else (low, middle)
         if high / low <= 1.005 and low == 500.0 and not meets(low):
             low, high = float(SHORTEST.value), low  # the bound was no answer: look below it
+    if high == _LONGEST_MEAN and meets(high):
+        raise InputError(
+            "every mean prompt length meets the line at the published rate of ideal",
+            place=f"{case.model}, {case.workload}",
+            value=f"{high:.0f} tokens",
+            remedy="lengthen the longest prompt or raise sigma",
+        )
     if not meets(low):
         raise InputError(
             "no mean prompt length meets the line at the published rate of ideal",
