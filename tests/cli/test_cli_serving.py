@@ -50,3 +50,16 @@ def test_a_scenario_that_serves_nothing_has_no_capacity(invoke):
     answer = invoke("capacity", "scenarios/quickstart.yaml")
     assert answer.code == 2
     assert "serving" in answer.err
+
+
+def test_a_directory_used_again_keeps_nothing_of_the_run_before(invoke, scenario, tmp_path):
+    out = tmp_path / "out"
+    assert invoke("run", str(scenario), "--out", str(out), "--no-plots").code == 0
+    assert (out / "requests.parquet").exists()
+    (out / "capacity.png").write_bytes(b"old")
+    small = [
+        "--set", "workload.steps=[0,2]", "--set", "engine.warmup=include", "--policy", "none",
+    ]  # fmt: skip
+    answer = invoke("run", *small, "--out", str(out), "--no-plots")
+    assert answer.code == 0, answer
+    assert {p.name for p in out.iterdir()} == {"result.parquet", "summary.json", "scenario.yaml"}

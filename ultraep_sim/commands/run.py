@@ -223,7 +223,7 @@ def result_directory(directory: Path) -> Path:
         )
     directory.mkdir(parents=True, exist_ok=True)
     # Plots of an earlier run must not stand beside the numbers of this one.
-    for name in (*PLOTS, *SERVING_PLOTS):
+    for name in (*PLOTS, *SERVING_PLOTS, "capacity"):
         for suffix in (".png", ".svg"):
             (directory / name).with_suffix(suffix).unlink(missing_ok=True)
     return directory

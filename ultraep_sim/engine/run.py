@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import ScenarioError
@@ -22,14 +18,13 @@ from .layer import LayerOptions
 from .memory import MemoryUse, memory_use
 from .replay import PolicyReplay
 from .replayed import Progress, replay_scenario
+from .result_files import write_result
 from .stage_memory import stages_of
 from .summary import iteration_table, record_table, result_notes, result_rows
 from .training import Iteration, TrainingJobs, engine_of
 
 if TYPE_CHECKING:
     from ..scenario import Scenario
-
-_PACKAGES = ("ultraep-sim", "numpy", "numba", "pyarrow", "pydantic")
 
 
 @dataclass(frozen=True)
@@ -83,30 +78,17 @@ class RunResult:
         command : sequence of str
             How the run was started, for the summary.
         """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        summary = {
-            "scenario": self.scenario.to_dict(),
+        tables = {"result": self.records}
+        if self.iterations is not None:
+            tables["iterations"] = self.iterations
+        said = {
             "rows": self.rows,
             "workload": self.workload_label,
             "trace": {"digest": self.trace_digest, "meta": self.trace_meta},
             "memory": self.memory,
             "notes": self.notes,
-            "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
-            "seed": self.scenario.seed,
-            "command": list(command),
         }
-        # The summary comes last: a directory that has one is complete.
-        (directory / "summary.json").unlink(missing_ok=True)
-        pq.write_table(self.records, directory / "result.parquet", compression="zstd")
-        if self.iterations is not None:
-            pq.write_table(self.iterations, directory / "iterations.parquet", compression="zstd")
-        else:
-            (directory / "iterations.parquet").unlink(missing_ok=True)
-        (directory / "scenario.yaml").write_text(self.scenario.to_yaml(directory), encoding="utf-8")
-        text = json.dumps(summary, indent=2, allow_nan=False, default=str)
-        (directory / "summary.json").write_text(text + "\n", encoding="utf-8")
-        return directory
+        return write_result(directory, self.scenario, tables, said, command)
 
 
 def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> RunResult:

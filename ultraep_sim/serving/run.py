@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ..engine.result_files import write_result
 from .metrics import summarise
 from .requests import Requests
 from .server import OUTCOMES, Server, Service
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
     from ..scenario import Scenario
 
 Progress = Callable[[str, int, int], None]
-
-_PACKAGES = ("ultraep-sim", "numpy", "numba", "pyarrow", "pydantic", "simpy")
 
 
 @dataclass(frozen=True)
@@ -68,26 +63,14 @@ class ServingResult:
         command : sequence of str
             How the run was started, for the summary.
         """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        summary = {
-            "scenario": self.scenario.to_dict(),
+        tables = {"result": self.steps, "requests": self.requests}
+        said = {
             "rows": self.rows,
             "workload": self.workload_label,
             "requests": {"digest": self.digest},
             "notes": self.notes,
-            "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
-            "seed": self.scenario.seed,
-            "command": list(command),
         }
-        # The summary comes last: a directory that has one is complete.
-        (directory / "summary.json").unlink(missing_ok=True)
-        pq.write_table(self.steps, directory / "result.parquet", compression="zstd")
-        pq.write_table(self.requests, directory / "requests.parquet", compression="zstd")
-        (directory / "scenario.yaml").write_text(self.scenario.to_yaml(directory), encoding="utf-8")
-        text = json.dumps(summary, indent=2, allow_nan=False, default=str)
-        (directory / "summary.json").write_text(text + "\n", encoding="utf-8")
-        return directory
+        return write_result(directory, self.scenario, tables, said, command, ("simpy",))
 
 
 def serve_scenario(scenario: Scenario, *, progress: Progress | None = None) -> ServingResult:
