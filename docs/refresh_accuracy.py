@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ultraep_sim.report.pages import replaced
 from ultraep_sim.validate import breakdown, training, transfers
 from ultraep_sim.validate.dynamics import store
 from ultraep_sim.validate.first_principles import ideal_rows
@@ -76,16 +77,6 @@ def ideal_block() -> str:
 def transfers_block() -> str:
     """Tell the weight distribution."""
     return transfers.markdown(transfers.run())
-
-
-def replaced(text: str, name: str, new: str) -> str:
-    """Return a page with what stands between the markers of `name` replaced."""
-    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-    head, _, rest = text.partition(begin)
-    _, found, tail = rest.partition(end)
-    if not found:
-        raise SystemExit(f"the markers {begin} and {end} are not there")
-    return f"{head}{begin}\n\n{new}\n\n{end}{tail}"
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ultraep_sim.report.pages import replaced
 from ultraep_sim.scenario import load_scenario
 from ultraep_sim.serving.capacity import find_capacity
 from ultraep_sim.validate import serving, serving_fit
@@ -181,16 +182,6 @@ def sparse_block() -> str:
 def lengths_block() -> str:
     """Tell what other prompt lengths and another router would do."""
     return markdown(stored(LENGTHS), LENGTH_COLUMNS)
-
-
-def replaced(text: str, name: str, new: str) -> str:
-    """Return a page with what stands between the markers of `name` replaced."""
-    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-    head, _, rest = text.partition(begin)
-    _, found, tail = rest.partition(end)
-    if not found:
-        raise SystemExit(f"the markers {begin} and {end} are not there")
-    return f"{head}{begin}\n\n{new}\n\n{end}{tail}"
 
 
 def recompute() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ultraep_sim.report.pages import replaced
 from ultraep_sim.report.plot_sweep import draw
 from ultraep_sim.sweep import SweepSpec, load_sweep, run_sweep
 
@@ -194,23 +195,13 @@ def run(name: str) -> None:
             file.unlink()
 
 
-def replaced(text: str, name: str) -> str:
-    """Return the page with one block replaced."""
-    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-    head, _, rest = text.partition(begin)
-    _, found, tail = rest.partition(end)
-    if not found:
-        raise SystemExit(f"the markers {begin} and {end} are not there")
-    return f"{head}{begin}\n\n{block(name)}\n\n{end}{tail}"
-
-
 def main(names: Sequence[str]) -> None:
     """Run the sweeps named, or all, and write the page."""
     for name in names or ANSWERS:
         run(name)
     text = PAGE.read_text(encoding="utf-8")
     for name in ANSWERS:
-        text = replaced(text, name)
+        text = replaced(text, name, block(name))
     PAGE.write_text(text, encoding="utf-8")
     print(f"wrote {PAGE}")
 
