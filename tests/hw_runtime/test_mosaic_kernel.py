@@ -14,9 +14,9 @@ from hw_runtime.mosaic import MosaicPlanner
 from hw_runtime.planner import QuotaPlanner
 from tests.hw_runtime.host_kernels import HostOrder, needs_compiler
 from tests.hw_runtime.loads import MAX_TOTAL, TARGETS, random_layout, random_matrix
+from tests.hw_runtime.same_plan import assert_same_plan
 from ultraep_sim.errors import InputError
 from ultraep_sim.planning import EPLayout, MosaicOptions, MosaicSolver
-from ultraep_sim.planning.assemble import plan_from_replicas
 from ultraep_sim.planning.mosaic_probe import _best_of, _chained, _cross, capacity, views
 from ultraep_sim.planning.mosaic_solver import _rank_loads
 
@@ -25,21 +25,10 @@ CASES = 100
 
 def assert_same(plan: DevicePlan, record, matrix, options, speeds=None) -> int:
     """Compare the lists, the instances and the header; return the replicas."""
-    layout = plan.layout
     total = matrix.astype(np.int64).sum(axis=0)
-    want = MosaicSolver(layout, speeds).solve(total, options)
-    got = plan.solution(record)
-    assert got.tau == want.tau
-    for name in ("expert", "rank", "quota"):
-        assert np.array_equal(getattr(got, name), getattr(want, name)), name
-    assert int(plan.header[record, 3]) == int(total.sum())
-    made = plan_from_replicas(layout, total[None], want.expert, want.rank, want.quota)
-    n = len(made.rank)
-    assert np.array_equal(plan.offsets[record].cpu().numpy(), made.offsets)
-    for name in ("rank", "slot", "quota"):
-        have = getattr(plan, f"instance_{name}")[record, :n].cpu().numpy()
-        assert np.array_equal(have, getattr(made, name)), name
-    return len(want.expert)
+    return assert_same_plan(
+        plan, record, total, MosaicSolver(plan.layout, speeds).solve(total, options)
+    )
 
 
 def compare(rng, layout, matrix, options, speeds=None, *, device="cpu", order=None) -> int:

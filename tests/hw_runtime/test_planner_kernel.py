@@ -10,29 +10,16 @@ import torch
 from hw_runtime.planner import DevicePlan, QuotaPlanner
 from tests.hw_runtime.host_kernels import HostOrder, needs_compiler
 from tests.hw_runtime.loads import MAX_TOTAL, random_layout, random_matrix, random_options
+from tests.hw_runtime.same_plan import assert_same_plan
 from ultraep_sim.errors import InputError
 from ultraep_sim.planning import EPLayout, QuotaOptions, QuotaSolver
-from ultraep_sim.planning.assemble import plan_from_replicas
 
 CASES = 150
 
 
 def assert_same(plan: DevicePlan, record: int, matrix: np.ndarray, options: QuotaOptions) -> int:
-    layout = plan.layout
     total = matrix.astype(np.int64).sum(axis=0)
-    want = QuotaSolver(layout).solve(total, options)
-    got = plan.solution(record)
-    assert got.tau == want.tau
-    for name in ("expert", "rank", "quota"):
-        assert np.array_equal(getattr(got, name), getattr(want, name)), name
-    assert int(plan.header[record, 3]) == int(total.sum())
-    made = plan_from_replicas(layout, total[None], want.expert, want.rank, want.quota)
-    n = len(made.rank)
-    assert np.array_equal(plan.offsets[record].cpu().numpy(), made.offsets)
-    for name in ("rank", "slot", "quota"):
-        have = getattr(plan, f"instance_{name}")[record, :n].cpu().numpy()
-        assert np.array_equal(have, getattr(made, name)), name
-    return len(want.expert)
+    return assert_same_plan(plan, record, total, QuotaSolver(plan.layout).solve(total, options))
 
 
 def compare(rng: np.random.Generator, device: str = "cpu", kernels: object = None) -> int:
