@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ultraep_sim.commands.console import Report
     from ultraep_sim.scenario import Scenario
     from ultraep_sim.serving.capacity import Capacity, Point
+    from ultraep_sim.serving.setup import Setup
 
 EPILOG = """\
 \b
@@ -33,8 +34,8 @@ Examples:
   ultraep-sim capacity FILE.yaml --set serving.slo.statistic=p99 --set serving.slo.ttft_s=10
 """
 
-#: Rates of the curves, over the largest rate that meets the line.
-_CURVE = (0.25, 0.5, 0.7, 0.85, 0.95, 1.0, 1.05)
+#: Rates of the curves, over the largest rate that meets the line; there the search has been.
+_CURVE = (0.25, 0.5, 0.7, 0.85, 0.95, 1.05)
 
 
 def capacity(
@@ -81,7 +82,7 @@ def capacity(
             found = find_capacity(chosen, seeds=repeated, tolerance=tolerance, progress=progress)
         except InputError as error:
             raise error.at(file=path) from error
-        curves = {} if no_plots else _curves(chosen, found, progress)
+        curves = {} if no_plots else _curves(setup, found, progress)
     names = {spec.label: spec.name for spec in chosen.policies}
     rows = rows_of(found, names)
     label = f"{setup.requests.label}; {setup.routing.describe()}"
@@ -100,16 +101,13 @@ def _prepare(out: str | None, name: str) -> Path:
     return result_directory(target or Path("runs") / f"{name}-capacity")
 
 
-def _curves(
-    scenario: Scenario, found: Sequence[Capacity], progress: Report
-) -> dict[str, list[Point]]:
+def _curves(setup: Setup, found: Sequence[Capacity], progress: Report) -> dict[str, list[Point]]:
     """Time the first token at rates around the largest one, with the scenario's own seed."""
     from ultraep_sim.serving.capacity import measure
-    from ultraep_sim.serving.setup import make_setup
 
-    setup, curves, done = make_setup(scenario), {}, 0
+    curves, done = {}, 0
     for one in found:
-        curves[one.policy] = [p for p in one.points if p.seed == scenario.seed]
+        curves[one.policy] = [p for p in one.points if p.seed == setup.scenario.seed]
         for factor in _CURVE:
             rate = factor * one.by_seed[0]
             curves[one.policy].append(measure(setup, one.policy, rate, stop=False))

@@ -191,16 +191,12 @@ class StepModel:
 
     def _per_token(self, tokens: NDArray[np.int64]) -> Seconds:
         """Seconds of the gate, and of shared experts that nothing hides, by rank."""
-        counts, index = np.unique(tokens, return_inverse=True)
-        gpu, shape = self.scenario.rack.gpu, self.scenario.model
-        found = np.array([gate_time(shape, gpu, int(n)) for n in counts])[index]
+        found = gate_time(self.scenario.model, self.scenario.rack.gpu, tokens)
         return found if self.options.overlap == "shared_expert" else found + self._shared(tokens)
 
     def _shared(self, tokens: NDArray[np.int64]) -> Seconds:
-        counts, index = np.unique(tokens, return_inverse=True)
-        gpu, shape, dtype = self.scenario.rack.gpu, self.scenario.model, self.options.weight_dtype
-        times = [shared_expert_time(shape, gpu, int(n), dtype=dtype) for n in counts]
-        return np.asarray(times)[index]
+        gpu, shape = self.scenario.rack.gpu, self.scenario.model
+        return shared_expert_time(shape, gpu, tokens, dtype=self.options.weight_dtype)
 
 
 def stands_for(layers: NDArray[np.int64], moe_layers: int) -> Seconds:
