@@ -34,12 +34,25 @@ class Timeline:
     after : ndarray of float64, shape [steps]
         Weight of the next knot, 0..1; the rest is that of ``knot``.
     num_knots : int
+    moves : bool
+        Whether the model is being trained.
     """
 
     piece: NDArray[np.int64]
     knot: NDArray[np.int64]
     after: NDArray[np.float64]
     num_knots: int
+    moves: bool
+
+    def position(self, step: int) -> tuple[int, int]:
+        """Return round and position of a step, which may lie beyond the recording.
+
+        A trained model then stays as it was last; a served one begins again with its first domain.
+        """
+        size = len(self.knot)
+        if step < size:
+            return 0, step
+        return (0, size - 1) if self.moves else divmod(step, size)
 
     def weights(self) -> NDArray[np.float64]:
         """Return the weight of every knot at every step, [steps, knots]; rows sum to 1."""
@@ -86,7 +99,7 @@ def find_timeline(steps: NDArray[np.int32], cuts: Sequence[int], *, moves: bool)
         if len(places) > 1:
             after[a:b] = (at - places[low]) / (places[low + 1] - places[low])
         first += len(places)
-    return Timeline(piece, knot, after, first)
+    return Timeline(piece, knot, after, first, moves)
 
 
 def find_gaps(steps: NDArray[np.int32]) -> list[int]:
