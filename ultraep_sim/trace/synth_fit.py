@@ -49,16 +49,15 @@ class Dynamics:
     pairs: float
     micro_batches: int
 
-    def fresh(self, variance: NDArray[np.float64], trend: NDArray[np.float64],
-              within: NDArray[np.float64]) -> NDArray[np.float64]:
+    def fresh(
+        self, variance: NDArray[np.float64], trend: NDArray[np.float64], within: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Return what is left of a step's variance without its tokens and micro-batches."""
         known = 1.0 / (self.pairs * trend) + within / self.micro_batches
         return np.asarray(np.maximum(variance - known, 0.0))
 
 
-def fit_dynamics(
-    timeline: Timeline, parts: NDArray[np.float64], pairs: float
-) -> Dynamics:
+def fit_dynamics(timeline: Timeline, parts: NDArray[np.float64], pairs: float) -> Dynamics:
     """Read trend and noise off a recording.
 
     Parameters
@@ -128,10 +127,14 @@ def _memory(
     roots = strays * np.sqrt(trend)
     energy = (roots**2).sum(axis=1)
     size, knots = weights.shape
-    lags = np.array([
-        lag for lag in range(1, min(_LAGS, size - 1) + 1)
-        if (piece[lag:] == piece[:-lag]).sum() >= 4
-    ], dtype=np.int64)
+    lags = np.array(
+        [
+            lag
+            for lag in range(1, min(_LAGS, size - 1) + 1)
+            if (piece[lag:] == piece[:-lag]).sum() >= 4
+        ],
+        dtype=np.int64,
+    )
     if not len(lags) or not energy.any():
         return np.zeros((knots, len(MEMORIES)))
     covariance, due, steps = (np.zeros((len(lags), knots)) for _ in range(3))
@@ -146,9 +149,9 @@ def _memory(
     found = (covariance + heft * alone[:, None]) / (due + heft)
     kernel = np.array(MEMORIES)[None, :] ** lags[:, None]
     w = np.sqrt(steps.sum(axis=1) / steps.sum(axis=1).max())
-    parts = np.stack([
-        nonnegative_least_squares(kernel * w[:, None], found[:, k] * w) for k in range(knots)
-    ])
+    parts = np.stack(
+        [nonnegative_least_squares(kernel * w[:, None], found[:, k] * w) for k in range(knots)]
+    )
     return np.asarray(parts / np.maximum(1.0, parts.sum(axis=1, keepdims=True)))
 
 

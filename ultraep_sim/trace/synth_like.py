@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -65,12 +65,7 @@ def synthesize_like(trace: Trace, steps: int | None = None, seed: int = 0) -> Tr
     are their own (`calibrated`). Sources are drawn around that (`fit_sources`), tokens by
     systematic sampling, each with top-k different experts.
     """
-    _check("steps", steps, 1)
-    _check("seed", seed, 0)
-    fitted = _fit(trace)
-    count = len(fitted.steps) if steps is None else steps
-    meta = _meta(trace, fitted, count, seed)
-    return Trace(LikeSource(fitted, count, seed, trace.digest, meta), meta)
+    return fit_like(trace).draw(steps, seed)
 
 
 def one_domain(trace: Trace, name: str) -> Trace:
@@ -81,11 +76,11 @@ def one_domain(trace: Trace, name: str) -> Trace:
     TraceError
         If there is no such segment.
     """
-    segments = _segments(trace)
+    segments = segments_of(trace)
     for known, first, past_last in segments:
         if known == name:
             part = trace.select(steps=slice(first, past_last))
-            return Trace(part._source, part.meta.with_note("domain", name), part._selection)
+            return replace(part, meta=part.meta.with_note("domain", name))
     raise TraceError(
         "the trace has no segment of that domain",
         place="domain",
@@ -109,6 +104,12 @@ class Fitted:
     dynamics : Dynamics
     sources : tuple of Sources
         One a piece; none where the source is unknown.
+    real : TraceMeta
+        Of the trace.
+    digest : str
+        Of the trace.
+    segments : list of (str, int, int)
+        Domain, first and past-last step, where the trace names them.
     """
 
     steps: NDArray[np.int32]
@@ -116,9 +117,27 @@ class Fitted:
     tokens: int
     dynamics: Dynamics
     sources: tuple[Sources, ...]
+    real: TraceMeta
+    digest: str
+    segments: list[tuple[str, int, int]]
+
+    def draw(self, steps: int | None = None, seed: int = 0) -> Trace:
+        """Return a synthetic trace; see `synthesize_like`."""
+        _check("steps", steps, 1)
+        _check("seed", seed, 0)
+        count = len(self.steps) if steps is None else steps
+        meta = _meta(self, count, seed)
+        return Trace(LikeSource(self, count, seed, meta), meta)
 
 
-def _fit(trace: Trace) -> Fitted:
+def fit_like(trace: Trace) -> Fitted:
+    """Read off a trace what `synthesize_like` needs; one fit serves any seed and length.
+
+    Raises
+    ------
+    TraceError
+        As `synthesize_like`.
+    """
     meta = trace.meta
     steps, batches, layers = _grid(trace)
     shape = (len(steps), batches, len(layers), meta.num_experts)
@@ -130,7 +149,7 @@ def _fit(trace: Trace) -> Fitted:
     pairs = float(sums.mean())
     shares = parts.mean(axis=1)
     cuts = find_gaps(steps)
-    segments = _segments(trace)
+    segments = segments_of(trace)
     if segments:
         cuts += np.searchsorted(steps, [first for _, first, _ in segments[1:]]).tolist()
     elif meta.phase == "prefill":
@@ -146,7 +165,7 @@ def _fit(trace: Trace) -> Fitted:
     if meta.source_ranks > 1:
         ends = pairwise([0, *places, len(steps)])
         sources = tuple(_fit_piece(trace, steps[a:b], len(layers)) for a, b in ends)
-    return Fitted(steps, layers, tokens, dynamics, sources)
+    return Fitted(steps, layers, tokens, dynamics, sources, meta, trace.digest, segments)
 
 
 def _grid(trace: Trace) -> tuple[NDArray[np.int32], int, NDArray[np.int32]]:
@@ -186,7 +205,7 @@ def _fit_piece(trace: Trace, steps: NDArray[np.int32], layers: int) -> Sources:
     return fit_sources(np.array(found), meta.top_k)
 
 
-def _segments(trace: Trace) -> list[tuple[str, int, int]]:
+def segments_of(trace: Trace) -> list[tuple[str, int, int]]:
     """Return name, first and past-last step of the segments that the notes name."""
     given = trace.meta.notes.get("segments")
     inside = set(trace.steps.tolist())
@@ -211,15 +230,16 @@ def _check(name: str, value: object, low: int) -> None:
         )
 
 
-def _meta(trace: Trace, fitted: Fitted, steps: int, seed: int) -> TraceMeta:
-    real = trace.meta
+def _meta(fitted: Fitted, steps: int, seed: int) -> TraceMeta:
+    real = fitted.real
     sampling = {key: value for key, value in real.sampling.items() if key != "steps"}
     if "steps" in real.sampling:
         sampling["steps"] = _windows(step_numbers(fitted.steps, steps))
     d = fitted.dynamics
     described = {
-        "digest": trace.digest,
+        "digest": fitted.digest,
         "model": real.model,
+        **({"domain": real.notes["domain"]} if "domain" in real.notes else {}),
         "seed": seed,
         "steps": steps,
         "pieces": int(d.timeline.piece[-1]) + 1,
@@ -228,10 +248,9 @@ def _meta(trace: Trace, fitted: Fitted, steps: int, seed: int) -> TraceMeta:
         "source_domains": [len(s.mix) for s in fitted.sources],
     }
     notes: dict[str, Any] = {"like": described}
-    segments = _segments(trace)
-    if segments and steps <= len(fitted.steps):
+    if fitted.segments and steps <= len(fitted.steps):
         numbers = step_numbers(fitted.steps, steps).tolist()
-        kept = [s for s in segments if any(s[1] <= n < s[2] for n in numbers)]
+        kept = [s for s in fitted.segments if any(s[1] <= n < s[2] for n in numbers)]
         notes["segments"] = [list(s) for s in kept]
     return TraceMeta(
         model=f"synthetic like {real.model}",
@@ -242,7 +261,7 @@ def _meta(trace: Trace, fitted: Fitted, steps: int, seed: int) -> TraceMeta:
         tokens_per_rank=fitted.tokens,
         phase=real.phase,
         recorded=f"drawn at random by ultraep_sim.trace.synthesize_like, seed {seed}, "
-        f"fitted to the statistics of {trace.digest[:16]}; no router",
+        f"fitted to the statistics of {fitted.digest[:16]}; no router",
         synthetic=True,
         sampling=sampling,
         notes=notes,
@@ -255,7 +274,7 @@ def _windows(steps: NDArray[np.int64]) -> list[list[int]]:
 
 
 def step_numbers(recorded: NDArray[np.int32], count: int) -> NDArray[np.int64]:
-    """Number steps as recorded, and on from there at the usual distance."""
+    """Return the steps as recorded, and on from there at the usual distance."""
     spacing = int(np.median(np.diff(recorded))) if len(recorded) > 1 else 1
     more = int(recorded[-1]) + spacing * np.arange(1, max(count - len(recorded), 0) + 1)
     return np.concatenate([recorded[:count], more]).astype(np.int64)
@@ -268,7 +287,6 @@ class LikeSource:
     fitted: Fitted
     steps: int
     seed: int
-    like: str
     meta: TraceMeta
 
     def keys(self) -> NDArray[np.int32]:
@@ -285,7 +303,7 @@ class LikeSource:
 
     def digest(self) -> str:
         """Return the sha256 of the options and of what was fitted to: the draws follow."""
-        about = {"like": _VERSION, "to": self.like, "meta": self.meta.to_json()}
+        about = {"like": _VERSION, "to": self.fitted.digest, "meta": self.meta.to_json()}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def records(self, selection: Selection) -> Iterator[Record]:

@@ -74,7 +74,9 @@ def log_gamma(score: NDArray[np.float64], variance: NDArray[np.float64]) -> NDAr
     return np.asarray(3.0 * np.log(np.maximum(root, 1e-3)))
 
 
-def batch_noise(dynamics: Dynamics, seed: int, step: int, batch: int) -> NDArray[np.float64] | float:
+def batch_noise(
+    dynamics: Dynamics, seed: int, step: int, batch: int
+) -> NDArray[np.float64] | float:
     """Return the log of what is a micro-batch's own, [layers, experts]."""
     if dynamics.micro_batches == 1:
         return 0.0

@@ -129,7 +129,7 @@ def draw_domains(
     """Draw the domain of every source; ``before`` are those of the step before, in one piece."""
     drawn = rng.choice(len(model.mix), size=sources, p=model.mix)
     if before is None or model.stay == 0.0:
-        return drawn
+        return np.asarray(drawn, dtype=np.int64)
     return np.asarray(np.where(rng.random(sources) < model.stay, before, drawn), dtype=np.int64)
 
 

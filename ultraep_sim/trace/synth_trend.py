@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ class Timeline:
         """Interpolate ``values`` [knots, ...] at a step, by its position."""
         knot, after = int(self.knot[step]), float(self.after[step])
         if after == 0.0:
-            return values[knot]
+            return np.asarray(values[knot])
         return np.asarray((1.0 - after) * values[knot] + after * values[knot + 1])
 
 
@@ -88,9 +89,10 @@ def find_timeline(steps: NDArray[np.int32], cuts: Sequence[int], *, moves: bool)
     """
     size = len(steps)
     starts = [0, *cuts, size]
-    piece, knot, after = (np.zeros(size, t) for t in (np.int64, np.int64, np.float64))
+    piece, knot = np.zeros((2, size), dtype=np.int64)
+    after = np.zeros(size)
     first = 0
-    for number, (a, b) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    for number, (a, b) in enumerate(pairwise(starts)):
         places = _knots(steps[a:b]) if moves else np.zeros(1, dtype=np.int64)
         at = np.arange(b - a)
         low = np.clip(np.searchsorted(places, at, side="right") - 1, 0, max(len(places) - 2, 0))
@@ -142,7 +144,8 @@ def correlations(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArra
     one = one - one.mean(axis=-1, keepdims=True)
     other = other - other.mean(axis=-1, keepdims=True)
     scale = np.sqrt((one * one).sum(axis=-1) * (other * other).sum(axis=-1))
-    return np.divide((one * other).sum(-1), scale, out=np.zeros_like(scale), where=scale > 0)
+    found = np.divide((one * other).sum(-1), scale, out=np.zeros_like(scale), where=scale > 0)
+    return np.asarray(found)
 
 
 def _knots(steps: NDArray[np.int32]) -> NDArray[np.int64]:
