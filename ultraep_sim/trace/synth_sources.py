@@ -174,4 +174,4 @@ def source_weights(
     for _ in range(_RAKES):
         weights *= total / weights.sum(axis=1, keepdims=True)
         weights *= chance * len(weights) / np.maximum(weights.sum(axis=0), 1e-300)
-    return np.log(np.maximum(weights, 1e-300))
+    return np.asarray(np.log(np.maximum(weights, 1e-300)))
