@@ -36,6 +36,7 @@ def table() -> str:
     columns = {name: differences(name) for name in TRACES}
     labels = list(dict.fromkeys(label for column in columns.values() for label in column))
     lines = [f"| synthetic - real | {' | '.join(TRACES)} |", "|---|" + "---:|" * len(TRACES)]
+    lines.append(f"| seeds | {' | '.join(str(len(SEEDS)) for _ in TRACES)} |")
     for label in labels:
         digits = 1 if label.endswith("(%)") else 3
         cells = []
