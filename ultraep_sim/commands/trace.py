@@ -10,7 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from ultraep_sim.commands import trace_convert, trace_parts
+from ultraep_sim.commands import trace_convert, trace_parts, trace_synth
 from ultraep_sim.commands.console import note, print_json, print_renderable
 from ultraep_sim.commands.trace_options import RepairOption, check_out, judged
 from ultraep_sim.errors import InputError
@@ -43,7 +43,7 @@ app.command(epilog=trace_convert.CONVERT_EPILOG)(trace_convert.convert)
 app.command(epilog=trace_convert.CHECK_EPILOG)(trace_convert.check)
 app.command(epilog=trace_parts.MERGE_EPILOG)(trace_parts.merge)
 app.command(epilog=trace_parts.CUT_EPILOG)(trace_parts.cut)
-app.command(epilog=trace_parts.SYNTH_EPILOG)(trace_parts.synth)
+app.command(epilog=trace_synth.SYNTH_EPILOG)(trace_synth.synth)
 
 
 @app.command(epilog=EPILOG)

@@ -1,4 +1,4 @@
-"""``ultraep-sim trace merge``, ``cut`` and ``synth``: parts joined, parts taken, traces drawn."""
+"""``ultraep-sim trace merge`` and ``cut``: parts joined, parts taken."""
 
 from __future__ import annotations
 
@@ -33,12 +33,6 @@ CUT_EPILOG = """\
 Examples:
   ultraep-sim trace cut big.parquet small.parquet --steps 0:1000:10 --layers 0:8
   ultraep-sim trace cut big.parquet one-node.parquet --ranks 0:8
-"""
-SYNTH_EPILOG = """\
-\b
-Example:
-  ultraep-sim trace synth drawn.parquet --experts 256 --top-k 8 --layers 4 --steps 100 \\
-    --imbalance 2 --at-ranks 64
 """
 _SPAN = "FIRST:PAST_LAST[:EVERY]"
 
@@ -135,46 +129,3 @@ def _span(option: str, text: str) -> slice:
     if len(numbers) == 1 and numbers[0] is not None:
         return slice(numbers[0], numbers[0] + 1)
     return slice(*numbers)
-
-
-def synth(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The trace to write (.parquet).")],
-    experts: Annotated[int, typer.Option(help="Experts of a layer.")],
-    top_k: Annotated[int, typer.Option("--top-k", help="Experts a token.")],
-    layers: Annotated[int, typer.Option(help="MoE layers.")],
-    steps: Annotated[int, typer.Option(help="Steps.")],
-    imbalance: Annotated[float, typer.Option(help="Mean of max over mean rank load to reach.")],
-    at_ranks: Annotated[int, typer.Option(help="EP size at which it is reached.")],
-    micro_batches: Annotated[int, typer.Option(help="Micro-batches of a step.")] = 1,
-    sources: Annotated[int, typer.Option(help="Source ranks.")] = 1,
-    tokens: Annotated[int, typer.Option(help="Tokens a source rank.")] = 8192,
-    phase: Annotated[str, typer.Option(help="training or prefill.")] = "training",
-    drift: Annotated[float, typer.Option(help="Spread of slow drift (log popularity).")] = 0.0,
-    drift_memory: Annotated[float, typer.Option(help="Step-to-step correlation of it.")] = 0.98,
-    noise: Annotated[float, typer.Option(help="Spread that is new every micro-batch.")] = 0.0,
-    source_noise: Annotated[float, typer.Option(help="The same, of every source.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-) -> None:
-    """Draw a synthetic trace that reaches a target imbalance. It says SYNTHETIC everywhere."""
-    from ultraep_sim.trace import synthesize
-
-    check_out(out)
-    trace = synthesize(
-        experts,
-        top_k,
-        layers,
-        steps,
-        sources,
-        tokens,
-        imbalance,
-        at_ranks,
-        phase,
-        seed,
-        micro_batches=micro_batches,
-        drift=drift,
-        drift_memory=drift_memory,
-        noise=noise,
-        source_noise=source_noise,
-    )
-    trace.write(out)
-    note(f"wrote {out}: {trace.meta.describe()}, {trace.num_records} records, SYNTHETIC")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .sources import resource_rows, spread_row
     from .stats import Check, LayerStats, Spread, TraceStats, trace_stats
     from .synth import synthesize
+    from .synth_closeness import closeness
+    from .synth_like import synthesize_like
 
 __all__ = [
     "FORMAT_VERSION",
@@ -29,12 +31,14 @@ __all__ = [
     "TraceMeta",
     "TraceStats",
     "TraceWriter",
+    "closeness",
     "load_trace",
     "rescale_rows",
     "resource_rows",
     "save_heatmap",
     "spread_row",
     "synthesize",
+    "synthesize_like",
     "trace_stats",
 ]
 
@@ -44,10 +48,12 @@ _LAZY = {
     "Spread": "stats",
     "TraceStats": "stats",
     "rescale_rows": "rescale",
+    "closeness": "synth_closeness",
     "resource_rows": "sources",
     "save_heatmap": "heatmap",
     "spread_row": "sources",
     "synthesize": "synth",
+    "synthesize_like": "synth_like",
     "trace_stats": "stats",
 }
 

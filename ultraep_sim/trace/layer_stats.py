@@ -41,6 +41,7 @@ class LayerTally:
         self._first: list[NDArray[np.int64]] = []
         self._recent: deque[NDArray[np.int64]] = deque(maxlen=max(*lags, _EDGE_STEPS) + 1)
         self._steps = 0
+        self._source_chi, self._source_freedom = 0.0, 0
         self._lag_sums = {lag: [0.0, 0] for lag in lags}
 
     @property
@@ -61,6 +62,23 @@ class LayerTally:
         self.total += loads
         self._weighted_squares += loads.astype(np.float64) ** 2 / total
         self._records += 1
+
+    def add_sources(self, rows: NDArray[np.int32]) -> None:
+        """Add the source rows of a record, [sources, experts]."""
+        columns = rows.sum(axis=0, dtype=np.float64)
+        pairs = rows.sum(axis=1, dtype=np.float64)
+        full, used = pairs > 0, columns > 0
+        freedom = (int(full.sum()) - 1) * (int(used.sum()) - 1)
+        if freedom < 1:
+            return
+        # As in `overdispersion`: the sum of (c - N p)^2 / (N p) is that of c^2 / (N p), less N.
+        squares = (rows[full][:, used].astype(np.float64) ** 2 / pairs[full, None]).sum(axis=0)
+        self._source_chi += float((squares / columns[used]).sum() - 1.0) * float(pairs.sum())
+        self._source_freedom += freedom
+
+    def source_overdispersion(self) -> float:
+        """Chi-squared of source rows against their record's popularity, over its freedom."""
+        return self._source_chi / self._source_freedom if self._source_freedom else math.nan
 
     def close_step(self) -> None:
         """Take the sum of the step's micro-batches as one point in time."""

@@ -56,6 +56,9 @@ class LayerStats:
         freedom, against the layer's mean popularity.
     unused_experts : int
         Experts without any pair.
+    source_overdispersion : float
+        Variance of expert loads between the source rows of a micro-batch over that of independent
+        pairs; 1 means that sources do not differ. NaN where the source is unknown.
     """
 
     layer: int | None
@@ -64,6 +67,7 @@ class LayerStats:
     drift: float
     overdispersion: float
     unused_experts: int
+    source_overdispersion: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,8 @@ def trace_stats(trace: Trace, ep_sizes: Sequence[int] = EP_SIZES) -> TraceStats:
         if layer not in tallies:
             tallies[layer] = LayerTally(meta.num_experts, starts, LAGS)
         tallies[layer].add(step, loads.sum(axis=0, dtype=np.int64))
+        if meta.source_ranks > 1:
+            tallies[layer].add_sources(loads)
         keys.append(key)
     if not keys:
         raise TraceError("the trace has no records", place="records", remedy="select more steps")
@@ -226,6 +232,7 @@ def _layer_stats(layer: int, tally: LayerTally, sizes: tuple[int, ...]) -> Layer
         drift=tally.drift(),
         overdispersion=tally.overdispersion(),
         unused_experts=int((tally.total == 0).sum()),
+        source_overdispersion=tally.source_overdispersion(),
     )
 
 
@@ -242,6 +249,7 @@ def _overall(
         drift=_nan_mean([layer.drift for layer in layers]),
         overdispersion=_nan_mean([layer.overdispersion for layer in layers]),
         unused_experts=sum(layer.unused_experts for layer in layers),
+        source_overdispersion=_nan_mean([layer.source_overdispersion for layer in layers]),
     )
 
 
@@ -321,6 +329,7 @@ def _layer_dict(layer: LayerStats) -> dict[str, Any]:
         "drift": _none_for_nan(layer.drift),
         "overdispersion": _none_for_nan(layer.overdispersion),
         "unused_experts": layer.unused_experts,
+        "source_overdispersion": _none_for_nan(layer.source_overdispersion),
     }
 
 
