@@ -20,7 +20,7 @@ from ultraep_sim.errors import InputError, UltraEPSimError
 
 if TYPE_CHECKING:
     from ultraep_sim.sweep import SweepResult, SweepSpec
-    from ultraep_sim.sweep.runner import Estimate
+    from ultraep_sim.sweep.runner import Estimate, Runner
 
 EPILOG = """\
 \b
@@ -182,16 +182,20 @@ def _carry_out(
     from ultraep_sim.sweep.run import carry_out
     from ultraep_sim.sweep.runner import Runner
 
-    store = Store(directory)
+    processes = jobs or os.cpu_count() or 1
     try:
         with progress_bars() as progress:
             runner = Runner(
-                spec, store, jobs or os.cpu_count() or 1, backend, address, retry_failed, progress
+                spec, Store(directory), processes, backend, address, retry_failed, progress
             )
+            points = [] if spec.searches else expand(spec)
+            for point in points:
+                runner.key(point)  # whatever is wrong is said before anything is run or made
             with runner:
-                if spec.smallest is None and (spec.pareto is None or spec.pareto.trials is None):
-                    plan = runner.estimate(expand(spec))
-                    note(_planned(plan, runner.jobs))
+                if points:
+                    plan = runner.estimate(points)
+                    _check_plot(runner, spec)
+                    note(_planned(plan, processes))
                 if dry_run:
                     return
                 result = carry_out(runner)
@@ -218,6 +222,15 @@ def _carry_out(
         (first, why), *more = result.failures.items()
         others = f" ({len(more)} more: ultraep-sim sweep status {directory})" if more else ""
         raise UltraEPSimError(f"point {first} failed: {why}{others}")
+
+
+def _check_plot(runner: Runner, spec: SweepSpec) -> None:
+    """Refuse a plot of what is not there after the first point, not after the last."""
+    from ultraep_sim.report.plot_sweep import check_columns
+
+    rows = next((part.rows for part in runner.found.values() if part.rows), None)
+    if rows is not None and spec.plot is not None:
+        check_columns(rows, spec.plot)
 
 
 def _planned(plan: Estimate, jobs: int) -> str:
@@ -257,7 +270,7 @@ def _status(spec: SweepSpec, directory: Path) -> dict[str, Any]:
     from ultraep_sim.sweep.run import known_keys
 
     store = Store(directory)
-    keys = known_keys(expand(spec)) if spec.smallest is None else {}
+    keys = {} if spec.searches else known_keys(expand(spec))
     done, failed = store.done(), store.failed()
     return {
         "directory": str(directory),

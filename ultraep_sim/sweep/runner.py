@@ -81,6 +81,7 @@ class Runner:
     _held: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Runner:
+        self._runs = make_backend(self.backend, self.jobs, self.address)
         self._held.enter_context(self.store.open(_manifest(self.spec)))
         return self
 
@@ -122,8 +123,7 @@ class Runner:
         if self.progress is not None:
             self.progress(what, done, total)
         if tasks:
-            if self._runs is None:
-                self._runs = make_backend(self.backend, self.jobs, self.address)
+            assert self._runs is not None, "use the runner in a with block"  # noqa: S101
             for outcome in self._runs(tasks):
                 part = Part(outcome.key, outcome.rows, outcome.error, outcome.read or None)
                 self.found[outcome.key] = self.store.add(part)

@@ -202,6 +202,13 @@ class SweepSpec(Strict):
         return list(dict.fromkeys(found))
 
     @property
+    def searches(self) -> bool:
+        """Whether which points it has depends on what others gave."""
+        return self.smallest is not None or (
+            self.pareto is not None and self.pareto.trials is not None
+        )
+
+    @property
     def repeats(self) -> list[str]:
         """Columns that tell the repetitions of one setting apart."""
         return [name for name in ("seed", "draw") if getattr(self, f"{name}s")]
