@@ -20,6 +20,7 @@ ROW = {"ep.ranks": 64, "slots": 2, "policy": "eplb", "fits": True, "none": None}
         ("-slots == -2", True),
         ("fits and slots != 2", False),
         ("not fits", False),
+        ("fits", True),
     ],
 )
 def test_it_decides(text, holds):
@@ -38,7 +39,7 @@ def test_it_names_its_columns():
         "__import__('os').system('touch /tmp/x')", "open('x')", "slots.real()",
         "[x for x in slots]",
         "lambda: 1", "slots[0] == 1", "slots ** 2 == 4", "slots if fits else 1", "f'{slots}' == ''",
-        "slots := 3", "", "slots <", "1 2", "slots", "slots + 1", "3", "slots is None", "(" * 300,
+        "slots := 3", "", "slots <", "1 2", "slots + 1", "3", "slots is None", "(" * 300,
         "b'x' == policy", "None == policy", "1e1000 == x" + " " * 600,
     ],
 )  # fmt: skip

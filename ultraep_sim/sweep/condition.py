@@ -67,7 +67,8 @@ class Condition:
         names: set[str] = set()
         self._check(self._tree, names)
         self.names = frozenset(names)
-        if not isinstance(self._tree, ast.Compare | ast.BoolOp | ast.UnaryOp):
+        decides = ast.Compare | ast.BoolOp | ast.UnaryOp | ast.Name | ast.Attribute
+        if not isinstance(self._tree, decides):
             raise ValueError(f"{text!r} compares nothing: write for example seed <= 3")
 
     def holds(self, row: Mapping[str, Any]) -> bool:

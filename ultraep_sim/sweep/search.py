@@ -28,7 +28,7 @@ def find_smallest(runner: Runner, spec: SweepSpec, wanted: SmallestSpec) -> list
     list of dict
         One a combination: its columns, ``wanted.of`` (None where even the largest value does not
         do), ``below`` (the largest value seen not to do, None where the smallest did),
-        ``probes``, and ``monotone``, whether no probe contradicted the others.
+        ``probes``, and ``monotone``, False where the smallest value does and the largest does not.
 
     Raises
     ------

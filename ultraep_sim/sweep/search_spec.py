@@ -12,7 +12,8 @@ class SmallestSpec(Strict):
     """The smallest value of a key at which a condition holds, by bisection.
 
     The condition must go on holding above the value where it begins to: it is asked at both ends
-    and at midpoints only. Where a probe contradicts that, the answer says so.
+    and at midpoints only. Where the ends contradict that, the answer says so; between them nobody
+    looks.
 
     Attributes
     ----------
