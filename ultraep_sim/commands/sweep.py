@@ -1,11 +1,13 @@
-"""``ultraep-sim sweep``: one table and one plot over many variants of a scenario."""
+"""``ultraep-sim sweep``: many variants of a scenario; run, watched, resumed, exported."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ultraep_sim.commands.console import (
     given_path,
@@ -14,112 +16,288 @@ from ultraep_sim.commands.console import (
     print_renderable,
     progress_bars,
 )
+from ultraep_sim.errors import InputError, UltraEPSimError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
-    from ultraep_sim.sweep import SweepResult
-    from ultraep_sim.sweep.grid import Row
+    from ultraep_sim.sweep import SweepResult, SweepSpec
+    from ultraep_sim.sweep.runner import Estimate, Runner
 
 EPILOG = """\
 \b
 Examples:
-  ultraep-sim sweep scenarios/what-if/slots.yaml
-  ultraep-sim sweep scenarios/what-if/link-bandwidth.yaml --out runs/links
+  ultraep-sim sweep scenarios/sweeps/policies.yaml
+  ultraep-sim sweep scenarios/what-if/slots.yaml --jobs 8 --out runs/slots
+  ultraep-sim sweep scenarios/what-if/slots.yaml --dry-run
+  ultraep-sim sweep status runs/slots
+  ultraep-sim sweep resume runs/slots
+  ultraep-sim sweep export runs/slots --format parquet --out slots.parquet
   ultraep-sim sweep scenarios/what-if/slots.yaml --json | jq '.rows[] | {policy, layer_time_ms}'
 """
 
-_SHOWN = (
-    "mean_rank_imbalance",
-    "layer_time_ms",
-    "iteration_ms",
-    "tflops_per_gpu",
-    "fraction_of_ideal",
-    "speedup_over_none",
+
+class _RunByDefault(TyperGroup):
+    """``sweep FILE`` means ``sweep run FILE``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    help="Run a scenario at every point of a grid: `sweep FILE`. Killed, it goes on where it was.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
-_DAGGER = "\N{DAGGER}"
-_NOTES_SHOWN = 12
+
+Out = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Where the results go. [default: runs/<name of FILE>]"),
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Processes. [default: one a CPU]")
+]
+BackendOption = Annotated[
+    str, typer.Option(metavar="NAME", help="local (processes here) or ray (a Ray cluster).")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Of a running Ray cluster, or auto. [default: a cluster of N workers here]",
+    ),
+]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="Run points again that failed earlier.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
 
-def sweep(
+@app.command(epilog=EPILOG)
+def run(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A sweep file (YAML).")],
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Where the results go. [default: runs/<name of FILE>]"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
+    out: Out = None,
+    jobs: Jobs = None,
+    backend: BackendOption = "local",
+    ray_address: Address = None,
+    retry_failed: Retry = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Count the points, time one of them, and stop."),
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Run a scenario at every point of a grid.
+    """Run what is missing of a sweep; print its table and write the tables, plots and a page.
 
-    Prints one table and writes DIR/sweep.csv, sweep.parquet, and the plot the file asks for.
+    Every point is stored as soon as it is known, so a run that is killed loses only the points in
+    flight, and the same command goes on from there.
     """
-    from ultraep_sim.sweep import SweepResult, expand, load_sweep, run_sweep
+    from ultraep_sim.sweep import load_sweep
+    from ultraep_sim.sweep.runner import directory_of
 
     path = given_path(file, "FILE", "name a sweep file")
     spec = load_sweep(path)
     target = None if out is None else given_path(out, "--out", "name a directory, or leave it out")
-    target = target or Path("runs") / path.stem
-    found: list[Sequence[Row]] = []
+    _carry_out(
+        spec, target or directory_of(path), jobs=jobs, backend=backend, address=ray_address,
+        retry_failed=retry_failed, dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def resume(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A sweep's results.")],
+    jobs: Jobs = None,
+    backend: BackendOption = "local",
+    ray_address: Address = None,
+    retry_failed: Retry = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with the sweep of a directory, from what the directory says of it."""
+    target = given_path(directory, "DIR", "name a directory")
+    _carry_out(
+        _spec_of(target), target, jobs=jobs, backend=backend, address=ray_address,
+        retry_failed=retry_failed, dry_run=False, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def status(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A sweep's results.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say how far the sweep of a directory is. Exit code 1 while points are missing or failed."""
+    target = given_path(directory, "DIR", "name a directory")
+    told = _status(_spec_of(target), target)
+    if as_json:
+        print_json(told)
+    else:
+        _show_status(told)
+    if told["missing"] or told["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A sweep's results.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to. [default: stdout, not parquet]")
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="csv, json or parquet. [default: by FILE]"),
+    ] = None,
+) -> None:
+    """Write the rows that are stored so far, in the order of the sweep's points."""
+    from ultraep_sim.sweep.export import FORMATS, write_rows
+
+    target = given_path(directory, "DIR", "name a directory")
+    file = None if out is None else given_path(out, "--out", "name a file, or leave it out")
+    chosen = form or (file.suffix.removeprefix(".") if file else "csv")
+    if chosen not in FORMATS:
+        raise InputError(
+            "no such format", place="--format", value=chosen, remedy=f"one of {', '.join(FORMATS)}"
+        )
+    result = _stored(_spec_of(target), target)
+    write_rows(result, chosen, file)
+    if file is not None:
+        note(f"wrote {file}: {len(result.rows)} rows")
+
+
+def _carry_out(
+    spec: SweepSpec,
+    directory: Path,
+    *,
+    jobs: int | None,
+    backend: str,
+    address: str | None,
+    retry_failed: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from ultraep_sim.sweep import Store, expand
+    from ultraep_sim.sweep.run import carry_out
+    from ultraep_sim.sweep.runner import Runner
+
+    processes = jobs or os.cpu_count() or 1
     try:
         with progress_bars() as progress:
-            result = run_sweep(spec, progress=progress, on_rows=found.append)
-    except (Exception, KeyboardInterrupt):
-        # Hours may lie in these rows; the error itself is told after them, with its exit code.
-        if found:
-            rows = [row for part in found for row in part]
-            files = SweepResult(spec, rows).write(target, plot=False)
-            done = f"{len(found)} of {len(expand(spec))} points"
-            note(f"stopped: {done} are in {', '.join(str(file) for file in files)}; no plot")
+            runner = Runner(
+                spec, Store(directory), processes, backend, address, retry_failed, progress
+            )
+            points = [] if spec.searches else expand(spec)
+            for point in points:
+                runner.key(point)  # whatever is wrong is said before anything is run or made
+            with runner:
+                if points:
+                    plan = runner.estimate(points)
+                    _check_plot(runner, spec)
+                    note(_planned(plan, processes))
+                if dry_run:
+                    return
+                result = carry_out(runner)
+    except KeyboardInterrupt:
+        note(f"stopped: what is known is in {directory}; ultraep-sim sweep resume {directory}")
         raise
-    files = result.write(target)
+    files = result.write(directory, plot=not result.failures)
     if as_json:
-        print_json({"question": spec.question, "rows": result.rows, "notes": result.notes})
+        print_json(
+            {
+                "question": spec.question,
+                "rows": result.rows,
+                "answers": list(result.answers),
+                "failures": dict(result.failures),
+                "notes": result.notes,
+            }
+        )
     else:
-        _show(result)
-    note(f"wrote {files[0].parent}: {', '.join(file.name for file in files)}")
+        from ultraep_sim.commands.sweep_table import show
+
+        show(result)
+    note(f"wrote {directory}: {', '.join(file.name for file in files)}")
+    if result.failures:
+        (first, why), *more = result.failures.items()
+        others = f" ({len(more)} more: ultraep-sim sweep status {directory})" if more else ""
+        raise UltraEPSimError(f"point {first} failed: {why}{others}")
 
 
-def _show(result: SweepResult) -> None:
-    from rich.text import Text
+def _check_plot(runner: Runner, spec: SweepSpec) -> None:
+    """Refuse a plot of what is not there after the first point, not after the last."""
+    from ultraep_sim.report.plot_sweep import check_columns
 
-    from ultraep_sim.report.plot_sweep import NO_FIT
-
-    notes = result.notes
-    more = len(notes) - _NOTES_SHOWN
-    lines = [f"Note: {text}." for text in notes[:_NOTES_SHOWN]]
-    if more > 0:
-        lines.append(f"{more} more notes: see the column notes of sweep.csv.")
-    if not all(map(_fits, result.rows)):
-        lines.insert(0, f"{_DAGGER} {NO_FIT}.")
-    question = [Text(result.spec.question, style="bold")] if result.spec.question else []
-    print_renderable(*question, _table(result), *map(Text, lines))
+    rows = next((part.rows for part in runner.found.values() if part.rows), None)
+    if rows is not None and spec.plot is not None:
+        check_columns(rows, spec.plot)
 
 
-def _fits(row: Row) -> bool:
-    return row.get("fits") is not False
+def _planned(plan: Estimate, jobs: int) -> str:
+    from ultraep_sim.commands.sweep_table import duration
+
+    text = f"{plan.points} points, {plan.stored} of them stored"
+    if plan.failed:
+        text += f", {plan.failed} failed earlier (--retry-failed runs them again)"
+    if plan.pilot_s == plan.pilot_s:  # one was run
+        text += (
+            f"; one took {duration(plan.pilot_s)}: about {duration(plan.seconds)} for the rest on "
+            f"{jobs} process{'es' if jobs > 1 else ''}"
+        )
+    return text
 
 
-def _table(result: SweepResult) -> Table:
+def _spec_of(directory: Path) -> SweepSpec:
+    from ultraep_sim.sweep import Store
+    from ultraep_sim.sweep.spec import sweep_from_dict
+
+    manifest = Store(directory).manifest
+    file = manifest.get("file")
+    return sweep_from_dict(manifest.get("sweep"), None if file is None else Path(file))
+
+
+def _stored(spec: SweepSpec, directory: Path) -> SweepResult:
+    """Gather what is stored, and run nothing."""
+    from ultraep_sim.sweep import Store
+    from ultraep_sim.sweep.run import stored_points
+
+    return stored_points(spec, Store(directory))
+
+
+def _status(spec: SweepSpec, directory: Path) -> dict[str, Any]:
+    from ultraep_sim.sweep import Store, expand
+    from ultraep_sim.sweep.digests import code_digest
+    from ultraep_sim.sweep.run import known_keys
+
+    store = Store(directory)
+    keys = {} if spec.searches else known_keys(expand(spec))
+    done, failed = store.done(), store.failed()
+    return {
+        "directory": str(directory),
+        "question": spec.question,
+        "points": len(keys),
+        "stored": len(keys.keys() & done),
+        "failed": {keys[key].place: why for key, why in failed.items() if key in keys},
+        "missing": len(keys.keys() - done - failed.keys()),
+        "of_other_code_or_axes": len(done - keys.keys()),
+        "same_code": store.manifest.get("code") == code_digest(),
+    }
+
+
+def _show_status(told: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    axes = result.spec.columns
-    shown = [name for name in _SHOWN if name in result.columns]
-    if not all(map(_fits, result.rows)):
-        shown.append("memory_GB")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in (*axes, "policy"):
-        table.add_column(name, no_wrap=True)
-    for name in shown:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
-    for row in result.rows:
-        at = (str(row.get(name, "")) for name in axes)
-        policy = row["policy"] if _fits(row) else f"{row['policy']} {_DAGGER}"
-        table.add_row(*at, policy, *(_cell(row.get(name)) for name in shown))
-    return table
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for name in ("points", "stored", "missing"):
+        table.add_row(name, str(told[name]))
+    table.add_row("failed", str(len(told["failed"])))
+    table.add_row("of other code, traces or axes", str(told["of_other_code_or_axes"]))
+    lines = [f"{place}: {why}" for place, why in told["failed"].items()]
+    if not told["same_code"]:
+        lines.append("The code has changed since: points it decides are run again by resume.")
+    title = [Text(told["question"], style="bold")] if told["question"] else []
+    print_renderable(*title, table, *map(Text, lines))

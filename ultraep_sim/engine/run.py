@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import ScenarioError
+from ..model.draws import under_draw
 from .geometry import geometry
 from .in_flight import in_flight
 from .layer import LayerOptions
@@ -91,6 +92,7 @@ class RunResult:
         return write_result(directory, self.scenario, tables, said, command)
 
 
+@under_draw
 def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> RunResult:
     """Run a scenario in this process.
 

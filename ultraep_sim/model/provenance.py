@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ultraep_sim.errors import ProfileError
+from ultraep_sim.model.draws import value_now
 
 Provenance = Literal["measured", "published", "datasheet", "fitted", "assumed"]
 PROVENANCES: tuple[str, ...] = get_args(Provenance)
@@ -115,7 +116,7 @@ class Quantity:
             object.__setattr__(self, "high", float(self.high))
 
     def __float__(self) -> float:
-        return self.value
+        return value_now(self)
 
     def __str__(self) -> str:
         unit = "" if self.unit == "1" else f" {self.unit}"
@@ -123,8 +124,11 @@ class Quantity:
 
     @property
     def si(self) -> float:
-        """The value in SI units: s, B, B/s, FLOP/s or a plain number."""
-        return self.value * UNITS[self.unit]
+        """The value in SI units: s, B, B/s, FLOP/s or a plain number.
+
+        In a draw of the parameters (`ultraep_sim.model.draws`) it is the value of that draw.
+        """
+        return value_now(self) * UNITS[self.unit]
 
     def overridden(self, value: float, source: str = SCENARIO_OVERRIDE) -> Quantity:
         """Return the same quantity with another value, marked as an assumption of the user's."""

@@ -86,8 +86,12 @@ def get_policy(name: str, layout: EPLayout, **options: Any) -> Policy:
     PolicyError
         If the name or an option is unknown, or an option has an impossible value.
     """
-    policies = available_policies()
     name = ALIASES.get(name, name)
+    # No package may take a built-in name, so asking all that are installed, which takes
+    # milliseconds, can wait until some other name is wanted.
+    policies: dict[str, type[Policy]] = {cls.name: cls for cls in BUILT_IN}
+    if name not in policies:
+        policies = available_policies()
     if name not in policies:
         raise PolicyError(
             "unknown policy",

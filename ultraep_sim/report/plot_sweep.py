@@ -70,7 +70,14 @@ def _title(rows: Sequence[Row], plot: PlotSpec) -> str:
     return f"{plot.title} (SYNTHETIC load)" if all(drawn) else f"{plot.title} (partly SYNTHETIC)"
 
 
-def _kept(rows: Sequence[Row], plot: PlotSpec) -> list[Row]:
+def check_columns(rows: Sequence[Row], plot: PlotSpec) -> None:
+    """Refuse a plot of columns that rows do not have.
+
+    Raises
+    ------
+    InputError
+        A column of the plot is not there.
+    """
     wanted = [plot.x, plot.y, *plot.lines, *plot.only, *([plot.panels] if plot.panels else [])]
     there = {name for row in rows for name in row}
     for name in wanted:
@@ -81,6 +88,10 @@ def _kept(rows: Sequence[Row], plot: PlotSpec) -> list[Row]:
                 value=name,
                 remedy=f"one of {', '.join(sorted(there))}",
             )
+
+
+def _kept(rows: Sequence[Row], plot: PlotSpec) -> list[Row]:
+    check_columns(rows, plot)
     kept = [row for row in rows if all(row.get(k) in v for k, v in plot.only.items())]
     if not kept:
         raise InputError("no row is left to draw", place="plot.only", value=plot.only)

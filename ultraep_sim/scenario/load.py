@@ -6,6 +6,7 @@ import copy
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,19 @@ def load_scenario(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
         and remedy.
     """
     path = Path(path)
-    data, lines = read_yaml(_read_text(path), path)
-    return _build(data, lines, overrides, path)
+    data, lines = _parsed(_read_text(path), path)
+    return _build(copy.deepcopy(data), lines, overrides, path)
 
 
 def scenario_from_dict(data: Mapping[str, Any], overrides: Iterable[str] = ()) -> Scenario:
     """Build a scenario from plain values; traces are named relative to the current directory."""
     return _build(copy.deepcopy(dict(data)), {}, overrides, None)
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str, path: Path) -> tuple[Any, dict[Location, int]]:
+    """Parse a file once, however many variants of it a sweep has."""
+    return read_yaml(text, path)
 
 
 def _read_text(path: Path) -> str:

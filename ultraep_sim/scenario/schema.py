@@ -282,6 +282,9 @@ class Scenario(Strict):
     topology : TopologySpec or None
         How the GPUs are wired; None wires them as the rack usually is.
     seed : int
+    draw : int
+        0 runs with the nominal numbers of the model; k > 0 with the k-th draw of all that have a
+        range (`ultraep_sim.model.draws`).
     """
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -303,6 +306,7 @@ class Scenario(Strict):
     stragglers: StragglerSpec | None = None
     topology: TopologySpec | None = None
     seed: int = Field(default=0, ge=0, lt=1 << 63)
+    draw: int = Field(default=0, ge=0, lt=1 << 31)
 
     _source_path: Path | None = PrivateAttr(default=None)
 
@@ -401,6 +405,7 @@ class Scenario(Strict):
             "engine": values["engine"],
             **{name: values[name] for name in _SECTIONS if values[name] is not None},
             "seed": values["seed"],
+            **({"draw": self.draw} if self.draw else {}),
         }
 
     def to_yaml(self, directory: str | Path | None = None) -> str:

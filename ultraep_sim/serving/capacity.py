@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..model.draws import under_draw
 from .metrics import statistic
 from .requests import Requests, make_requests
 from .server import REFUSED, SERVED, TIMED_OUT, TOO_LONG, Server
@@ -87,6 +88,7 @@ class Capacity:
     points: list[Point]
 
 
+@under_draw
 def find_capacity(
     scenario: Scenario,
     *,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..engine.result_files import write_result
+from ..model.draws import under_draw
 from .metrics import summarise
 from .requests import Requests
 from .server import OUTCOMES, Server, Service
@@ -73,6 +74,7 @@ class ServingResult:
         return write_result(directory, self.scenario, tables, said, command, ("simpy",))
 
 
+@under_draw
 def serve_scenario(scenario: Scenario, *, progress: Progress | None = None) -> ServingResult:
     """Serve a scenario's requests, the same ones under every policy.
 

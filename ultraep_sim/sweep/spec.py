@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +13,18 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from ..errors import ScenarioError
 from ..scenario.strict import Strict
 from ..scenario.yaml_reader import Location, dotted, read_yaml
+from .axes import ValueSpec, read_axis
+from .condition import Condition
+from .search_spec import ParetoSpec, SmallestSpec
 
-MAX_POINTS = 10_000
+MAX_POINTS = 100_000
+#: Combinations that filters may have to look at.
+MAX_GRID = 1_000_000
 _MAX_BYTES = 1 << 20
-Scalar = str | bool | int | float
 #: What a run's rows say of a point; no axis may have such a name.
 RESULT_COLUMNS = frozenset(
     (
+        "point",
         "policy",
         "mean_rank_imbalance",
         "p99_rank_imbalance",
@@ -42,26 +49,6 @@ RESULT_COLUMNS = frozenset(
     )
 )
 _FORM = "see scenarios/what-if/slots.yaml for the form"
-
-
-class ValueSpec(Strict):
-    """One value of an axis that changes several keys at once.
-
-    Attributes
-    ----------
-    value : str, number, bool, or dict of them
-        How tables and plots call it: the value of the column that is named as the axis, or columns
-        of its own.
-    set : dict
-        Paths of the scenario and their values.
-    """
-
-    value: Scalar | dict[str, Scalar]
-    set: dict[str, Any] = Field(min_length=1)
-
-    def columns(self, axis: str) -> dict[str, Scalar]:
-        """Return what the rows of this value are told by."""
-        return self.value if isinstance(self.value, dict) else {axis: self.value}
 
 
 class PlotSpec(Strict):
@@ -97,7 +84,7 @@ class PlotSpec(Strict):
 
 
 class SweepSpec(Strict):
-    """A grid of runs.
+    """A grid of runs, or a search in one.
 
     Attributes
     ----------
@@ -108,49 +95,75 @@ class SweepSpec(Strict):
     set : dict
         Paths and values that every point has instead of the scenario's. A ``workload.trace`` is
         named relative to the sweep file, here and in the axes.
-    vary : dict of str to list
-        Axes. A name is a path of the scenario with its values, or any name with values that are
-        `ValueSpec`; the grid is the product, the last axis fastest.
+    vary : dict of str to list or dict
+        Axes, in the forms of `ultraep_sim.sweep.axes`; the grid is their product, the last axis
+        fastest.
+    where : list of str
+        Conditions on the axes' columns; a point is kept where all hold.
+    seeds : int or list of int
+        Every point is run with each of these seeds (an int: that many, from 0). Empty: the
+        scenario's own.
+    draws : int
+        Every point is run with the nominal numbers of the model and with so many draws of all
+        that have a range, the same draws at every point.
+    smallest : SmallestSpec or None
+        Instead of the whole grid: the smallest value of one more axis at which a condition holds.
+    pareto : ParetoSpec or None
+        Instead of the whole grid: a search for what trades one aim for another best.
     plot : PlotSpec or None
     """
 
     question: str = ""
     base: Annotated[Path, Field(strict=False)]
     set: dict[str, Any] = Field(default_factory=dict)
-    vary: dict[str, list[Any]] = Field(min_length=1)
+    vary: dict[str, Any] = Field(default_factory=dict)
+    where: tuple[str, ...] = Field(default=(), strict=False)
+    seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list
+    )
+    draws: int = Field(default=0, ge=0, le=10_000)
+    smallest: SmallestSpec | None = None
+    pareto: ParetoSpec | None = None
     plot: PlotSpec | None = None
 
     _source_path: Path | None = PrivateAttr(default=None)
 
     @field_validator("vary")
     @classmethod
-    def _axes(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        points = 1
-        for name, values in value.items():
-            if not values:
-                raise ValueError(f"{name} has no value; give at least one")
-            mappings = sum(isinstance(one, dict) for one in values)
-            if mappings not in (0, len(values)):
-                raise ValueError(f"{name} mixes plain values with value: and set: pairs")
-            points *= len(values)
-        if points > MAX_POINTS:
-            raise ValueError(f"{points} points; keep a sweep to {MAX_POINTS}")
+    def _axes(cls, value: dict[str, Any]) -> dict[str, Any]:
+        sizes = [len(read_axis(name, written)) for name, written in value.items()]
+        if math.prod(sizes) > MAX_GRID:
+            raise ValueError(f"{math.prod(sizes)} points; keep a grid to {MAX_GRID}")
+        return value
+
+    @field_validator("where")
+    @classmethod
+    def _conditions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            Condition(text)
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_once(cls, value: int | list[int]) -> int | list[int]:
+        if isinstance(value, list) and len(set(value)) < len(value):
+            raise ValueError("a seed stands there twice")
         return value
 
     @model_validator(mode="after")
-    def _values_once(self) -> SweepSpec:
-        for name in self.vary:
-            told = [repr(one.value) for one in self.axis(name)]
-            if len(set(told)) < len(told):
-                raise ValueError(f"vary.{name} has a value twice")
+    def _something_varies(self) -> SweepSpec:
+        if not self.vary and self.smallest is None and not self.seeds and not self.draws:
+            raise ValueError("nothing varies; give vary: an axis, or seeds, draws or smallest")
+        if self.smallest is not None and self.pareto is not None:
+            raise ValueError("smallest and pareto are two searches; ask for one")
         return self
 
     @model_validator(mode="after")
     def _columns_once(self) -> SweepSpec:
         """Refuse columns that would be written over: by a run's result, or by another axis."""
         of: dict[str, str] = {}
-        for name in self.vary:
-            for column in {column for one in self.axis(name) for column in one.columns(name)}:
+        for name, values in self.axes.items():
+            for column in {column for one in values for column in one.columns(name)}:
                 if column in RESULT_COLUMNS:
                     raise ValueError(
                         f"vary.{name} gives a column {column}, which is one of the results; "
@@ -162,13 +175,43 @@ class SweepSpec(Strict):
                         "call one of them otherwise"
                     )
                 of[column] = name
+        repeats = {"seed": bool(self.seeds), "draw": bool(self.draws)}
+        if self.smallest is not None:
+            repeats[self.smallest.of] = True
+        for column, used in repeats.items():
+            if used and column in of:
+                raise ValueError(f"vary.{of[column]} gives a column {column}, which varies already")
         return self
+
+    @cached_property
+    def axes(self) -> dict[str, list[ValueSpec]]:
+        """The axes of ``vary``, each value with what it sets."""
+        return {name: read_axis(name, written) for name, written in self.vary.items()}
 
     @property
     def columns(self) -> list[str]:
-        """Columns that the axes give every row."""
-        axes = [one.columns(name) for name in self.vary for one in self.axis(name)]
-        return list(dict.fromkeys(column for columns in axes for column in columns))
+        """Columns that the axes give every row, without ``seed`` and ``draw``."""
+        found = [
+            column
+            for name, values in self.axes.items()
+            for one in values
+            for column in one.columns(name)
+        ]
+        if self.smallest is not None:
+            found.append(self.smallest.of)
+        return list(dict.fromkeys(found))
+
+    @property
+    def searches(self) -> bool:
+        """Whether which points it has depends on what others gave."""
+        return self.smallest is not None or (
+            self.pareto is not None and self.pareto.trials is not None
+        )
+
+    @property
+    def repeats(self) -> list[str]:
+        """Columns that tell the repetitions of one setting apart."""
+        return [name for name in ("seed", "draw") if getattr(self, f"{name}s")]
 
     @property
     def source_path(self) -> Path | None:
@@ -181,17 +224,6 @@ class SweepSpec(Strict):
         folder = Path() if self._source_path is None else self._source_path.parent
         return folder / self.base
 
-    def axis(self, name: str) -> list[ValueSpec]:
-        """Return the values of one axis, each with what it sets."""
-        found = []
-        for one in self.vary[name]:
-            if isinstance(one, dict):
-                found.append(ValueSpec.model_validate(one))
-            else:
-                shown = one if isinstance(one, str | int | float) else repr(one)
-                found.append(ValueSpec(value=shown, set={name: one}))
-        return found
-
 
 def load_sweep(path: str | Path) -> SweepSpec:
     """Read a sweep file.
@@ -203,6 +235,21 @@ def load_sweep(path: str | Path) -> SweepSpec:
     """
     path = Path(path)
     data, lines = read_yaml(_text(path), path)
+    return _checked(data, path, lines)
+
+
+def sweep_from_dict(data: Any, path: Path | None) -> SweepSpec:
+    """Return a sweep from plain values; files in it are named relative to that of ``path``.
+
+    Raises
+    ------
+    ScenarioError
+        Anything in it is wrong.
+    """
+    return _checked(data, path, {})
+
+
+def _checked(data: Any, path: Path | None, lines: dict[Location, int]) -> SweepSpec:
     if not isinstance(data, dict):
         raise ScenarioError("a sweep is a mapping of keys", file=path, value=data, remedy=_FORM)
     try:
@@ -231,7 +278,9 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _problem(error: ValidationError, path: Path, lines: dict[Location, int]) -> ScenarioError:
+def _problem(
+    error: ValidationError, path: Path | None, lines: dict[Location, int]
+) -> ScenarioError:
     """Tell the first problem in one line."""
     first = error.errors()[0]
     place: Location = tuple(first["loc"])

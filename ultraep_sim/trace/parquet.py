@@ -27,7 +27,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import TraceError
 from .checks import RecordChecker, fold_rows
-from .container import Record, Trace, _int32
+from .container import Record, Trace, TraceSource, _int32
+from .mapped import mapped_source
 from .meta import TraceMeta
 from .parquet_footer import (
     CHECK_KEY,
@@ -64,7 +65,7 @@ def load_trace(path: str | Path) -> Trace:
         If it is not a whole Parquet file with our metadata and columns. Faults in the
         records themselves raise it when they are iterated.
     """
-    source = ParquetSource(Path(path))
+    source: TraceSource = mapped_source(Path(path)) or ParquetSource(Path(path))
     return Trace(source, source.meta)
 
 

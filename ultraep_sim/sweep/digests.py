@@ -1,0 +1,53 @@
+"""What decides a point's rows besides its scenario: the code, and the bytes of its traces."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+#: Parts of the package that only show or judge results, so that mending them runs nothing again.
+_ONLY_SHOW = frozenset(("commands", "report", "validate", "calibrate", "sweep"))
+_PACKAGES = ("numpy", "numba")
+
+
+@cache
+def code_digest() -> str:
+    """Return the digest of the code a run rests on: our sources, and the packages that compute.
+
+    Returns
+    -------
+    str
+        16 hex digits; the same wherever the same sources are installed.
+    """
+    found = hashlib.sha256()
+    for file in sorted(_ROOT.rglob("*.py")):
+        place = file.relative_to(_ROOT)
+        if place.parts[0] not in _ONLY_SHOW and place.name != "cli.py":
+            found.update(f"{place.as_posix()}\0".encode())
+            found.update(file.read_bytes())
+    found.update(" ".join(f"{name}=={version(name)}" for name in _PACKAGES).encode())
+    # How a point is made of a sweep decides its rows as well.
+    found.update((_ROOT / "sweep" / "points.py").read_bytes())
+    return found.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 (hex) of a file; read again only if its time or size has changed.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    stat = path.stat()
+    return _digest_of(str(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(path: str, mtime_ns: int, size: int) -> str:
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
