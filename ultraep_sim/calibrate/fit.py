@@ -285,7 +285,7 @@ def _solve(
     law: Law, parameters: Sequence[Parameter], rows: Rows
 ) -> tuple[dict[str, float], Floats, Floats]:
     """Return values, the Jacobian of the log times by log parameters, and the log errors."""
-    least_squares = _least_squares()
+    least_squares = least_squares_module().least_squares
     names = [p.name for p in parameters]
     low, high = (np.log([getattr(p, end) for p in parameters]) for end in ("low", "high"))
     high = np.maximum(high, low + 1e-9)  # a parameter may be pinned by equal bounds
@@ -307,14 +307,21 @@ def _solve(
     return values, np.stack(columns, axis=1), errors(found.x)
 
 
-def _least_squares() -> Any:
+def least_squares_module() -> Any:
+    """Return ``scipy.optimize``, which only those who fit need.
+
+    Raises
+    ------
+    CalibrationError
+        It is not installed.
+    """
     try:
-        from scipy.optimize import least_squares
+        from scipy import optimize
     except ImportError:
         raise CalibrationError(
             "fits need scipy", remedy="pip install 'ultraep-sim[silicon]'"
         ) from None
-    return least_squares
+    return optimize
 
 
 def _covariance(
@@ -353,9 +360,8 @@ def _warnings(
         if end and p.low < p.high:
             out.append(f"{p.name} is at its {end} bound, {values[p.name]:.4g} {p.unit}")
         elif one > _UNKNOWN:
-            out.append(
-                f"{p.name} is not determined: one standard deviation is a factor of {np.exp(min(one, 50.0)):.3g}"
-            )
+            factor = np.exp(min(one, 50.0))
+            out.append(f"{p.name} is not determined: one standard deviation is x{factor:.3g}")
     for a in range(len(parameters)):
         for b in range(a + 1, len(parameters)):
             if sd[a] * sd[b] == 0:

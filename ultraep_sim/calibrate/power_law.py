@@ -68,7 +68,7 @@ def draw_hottest(
     weight = ((high**power - low**power) * u + low**power) ** (1 / power)
     loads = _apportion(weight, tokens * top_k).reshape(draws, ranks, experts // ranks)
     hottest = loads.sum(axis=2).argmax(axis=1)
-    return loads[np.arange(draws), hottest]
+    return np.asarray(loads[np.arange(draws), hottest])
 
 
 def _apportion(weight: NDArray[np.float64], total: int) -> Counts:
@@ -79,4 +79,4 @@ def _apportion(weight: NDArray[np.float64], total: int) -> Counts:
     order = np.argsort(counts - exact, axis=1, kind="stable")
     ranking = np.empty_like(order)
     np.put_along_axis(ranking, order, np.arange(weight.shape[1])[None], axis=1)
-    return counts + (ranking < left)
+    return np.asarray(counts + (ranking < left))

@@ -38,7 +38,7 @@ def roofline(memory_s: Floats, math_s: Floats, sharpness: float = math.inf) -> F
 
 
 def grouped_gemm(values: Values, columns: Columns) -> Floats:
-    """Grouped GEMM of a rank's experts, instance by instance.
+    """Time the grouped GEMM of a rank's experts, instance by instance.
 
     ``t0 + sum over instances of roofline(weights / B, padded rows x 6 H I / P) + c x pairs
     + d x tokens``. The sum is over instances because a hot expert is bound by arithmetic while a

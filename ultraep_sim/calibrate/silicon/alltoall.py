@@ -22,6 +22,7 @@ from ultraep_sim.model.dtypes import activation_bytes
 from ultraep_sim.model.profiles import RackProfile
 
 Phase = Literal["dispatch", "combine"]
+PHASES: tuple[Phase, ...] = ("dispatch", "combine")
 KEY = (
     "node_num",
     "hidden_size",

@@ -84,9 +84,12 @@ def cases(table: Table, system: str, framework: str) -> list[Case]:
         ours = _of_model(table, model).where(distribution=BALANCED)
         for precision in DTYPES:
             here = ours.where(moe_dtype=precision)
-            for kernel in sorted(set(here.columns["kernel_source"].tolist())):
-                if len(here.where(kernel_source=kernel)) >= _MIN_ROWS:
-                    found.append(Case(system, framework, model.name, precision, kernel))
+            kernels = sorted(set(here.columns["kernel_source"].tolist()))
+            found += [
+                Case(system, framework, model.name, precision, kernel)
+                for kernel in kernels
+                if len(here.where(kernel_source=kernel)) >= _MIN_ROWS
+            ]
     return found
 
 

@@ -7,6 +7,7 @@ the tables cannot tell (backward rates, NICs, weight streaming) keeps its value 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ class Calibrated:
     fits: dict[str, FitResult]
 
     def notes(self) -> dict[str, Any]:
-        """What a profile file tells beside the rack."""
+        """Return what a profile file tells beside the rack."""
         files = {
             entry["file"]: entry["sha256"]
             for found in self.fits.values()
@@ -92,8 +93,10 @@ def calibrate(
         fits[name] = fit(law, parameters, rows, folds=FOLDS)
     if progress is not None:
         progress("fits", len(jobs), len(jobs))
-    gpu = replace(base.gpu, **_gpu(fits, base.gpu, framework))
-    rack = replace(base, name=f"{base.name}-{framework}", gpu=gpu, **_links(fits, base))
+    numbers: dict[str, Any] = _gpu(fits, base.gpu, framework)
+    gpu = replace(base.gpu, **numbers)
+    numbers = {"name": f"{base.name}-{framework}", "gpu": gpu, **_links(fits, base)}
+    rack = replace(base, **numbers)
     return Calibrated(rack, fits)
 
 
@@ -112,19 +115,22 @@ def _jobs(root: Path, system: str, framework: str, base: RackProfile) -> dict[st
     rows: Rows = attention.context_rows(root, system)
     jobs["attention"] = (attention_core, attention.parameters(base.gpu), rows)
     newest = alltoall.read_alltoall(root, alltoall.versions(root, system)[-1])
-    for phase in ("dispatch", "combine"):
-        rows = alltoall.phase_rows(newest, system, phase)  # type: ignore[arg-type]  # one of both
+    for phase in alltoall.PHASES:
+        rows = alltoall.phase_rows(newest, system, phase)
         jobs[phase] = (exchange, alltoall.parameters(base), rows)
     rows = nccl.nccl_rows(root, system, "alltoall", base.domain_size)
     jobs["nccl_alltoall"] = (collective, nccl.parameters(base), rows)
     return jobs
 
 
-def _number(found: FitResult, name: str, unit: str, what: str, scale: float = 1.0) -> Quantity:
+def _number(found: FitResult, name: str, unit: str, what: str) -> Quantity:
     low, high = found.interval(name)
     value = found.values[name]
-    source = f"{what} of {DISTRIBUTION} {VERSION}, rows {found.manifest['fitted_sha256'][:12]}"
-    return fitted(value * scale, unit, source, low * scale, high * scale)
+    return fitted(value, unit, _source(found, what), low, high)
+
+
+def _source(found: FitResult, what: str) -> str:
+    return f"{what} of {DISTRIBUTION} {VERSION}, rows {found.manifest['fitted_sha256'][:12]}"
 
 
 def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[str, Quantity]:
@@ -143,13 +149,20 @@ def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[st
             fits["attention"], "rate_TFLOPs", "TFLOP/s", "context_attention_perf"
         ),
     }
-    rate = bf16.values["rate_TFLOPs"]
     for short in ("fp8", "fp4"):
         found = fits.get(f"grouped_gemm_{short}")
         if found is not None and getattr(gpu, f"{short}_speedup") is not None:
             what = f"moe_perf ({framework}, {short} over bf16, balanced)"
-            out[f"{short}_speedup"] = _number(found, "rate_TFLOPs", "1", what, 1 / rate)
+            out[f"{short}_speedup"] = _ratio(found, bf16, what)
     return out
+
+
+def _ratio(one: FitResult, other: FitResult, what: str) -> Quantity:
+    """Return one rate over another; the relative variances of two separate fits add."""
+    value = one.values["rate_TFLOPs"] / other.values["rate_TFLOPs"]
+    both = math.hypot(one.relative_sd("rate_TFLOPs"), other.relative_sd("rate_TFLOPs"))
+    factor = math.exp(min(2 * both, 5.0))
+    return fitted(value, "1", _source(one, what), value / factor, value * factor)
 
 
 def _links(fits: dict[str, FitResult], base: RackProfile) -> dict[str, Quantity]:
