@@ -155,7 +155,7 @@ class FitResult:
         What was fitted, in the order of `covariance`.
     covariance : float64 [P, P]
         Of the logarithms of the values: the square root of the diagonal is a relative standard
-        deviation. Zero for a parameter at its bound.
+        deviation. Zero for a parameter whose bounds are equal.
     fitted, held_out, cross_validated : Residuals
         On the rows of the fit, on those it never saw, and on every row of the fit when the others
         predict it (no rows where that was not asked for).
@@ -260,7 +260,7 @@ def fit(
             remedy="give more rows, or a law with fewer parameters",
         )
     values, jacobian, errors = _solve(law, parameters, seen)
-    covariance = _covariance(parameters, values, jacobian, errors)
+    covariance = _covariance(parameters, jacobian, errors)
     return FitResult(
         values=values,
         parameters=tuple(parameters),
@@ -324,23 +324,23 @@ def least_squares_module() -> Any:
     return optimize
 
 
-def _covariance(
-    parameters: Sequence[Parameter], values: Mapping[str, float], jacobian: Floats, errors: Floats
-) -> Floats:
-    """Covariance of the log parameters, with the noise of the bulk of the rows.
+def _covariance(parameters: Sequence[Parameter], jacobian: Floats, errors: Floats) -> Floats:
+    """Covariance of the log parameters: how well the rows pin them, *given the law*.
 
-    A sandwich would trust single rows with a high leverage; the residuals here are errors of the
-    law, not noise, so this is how well the rows pin the parameters *given the law*.
+    The physical bounds are knowledge too: as a uniform prior's variance they keep a direction that
+    no row tells about finite, so that parameters that trade off show as such.
     """
-    free = np.array([not _bound_reached(p, values[p.name]) for p in parameters])
+    free = np.array([p.high > p.low * (1 + _AT_BOUND) for p in parameters])
     out = np.zeros((len(parameters), len(parameters)))
     if not free.any():
         return out
     degrees = max(len(errors) - int(free.sum()), 1)
     bulk = 1.4826 * float(np.median(np.abs(errors - np.median(errors))))
-    spread = min(float(np.sqrt(np.sum(errors**2) / degrees)), max(3 * bulk, 1e-12))
+    spread = max(min(float(np.sqrt(np.sum(errors**2) / degrees)), 3 * bulk), 1e-9)
     information = jacobian[:, free].T @ jacobian[:, free]
-    out[np.ix_(free, free)] = spread**2 * np.linalg.pinv(information, rcond=1e-14, hermitian=True)
+    width = np.log([p.high / p.low for p, one in zip(parameters, free, strict=True) if one])
+    prior = np.diag(12.0 / width**2)
+    out[np.ix_(free, free)] = np.linalg.inv(information / spread**2 + prior)
     return out
 
 
@@ -376,6 +376,8 @@ def _combination(
     parameters: Sequence[Parameter], values: Mapping[str, float], cov: Floats, a: int, b: int
 ) -> str:
     """Say what of two parameters that trade off the rows do tell: a product of powers."""
+    if cov[a, a] > cov[b, b]:
+        a, b = b, a  # the exponent goes to the one known worse, and stays below 1
     power = -cov[a, b] / cov[b, b]
     sd = math.sqrt(max(cov[a, a] + 2 * power * cov[a, b] + power**2 * cov[b, b], 0.0))
     one, two = parameters[a].name, parameters[b].name
