@@ -80,6 +80,18 @@ def test_changed_measurements_that_were_not_fitted_change_no_prediction(found, m
     assert again["broken"]
 
 
+def test_a_known_miss_that_hits_is_an_error(found, monkeypatch):
+    from ultraep_sim.validate import silicon
+
+    name = found["sets"][0]["set"]
+    assert silicon._surprises(found["sets"]) == []
+    monkeypatch.setattr(silicon, "KNOWN_MISSES", {name: "reason"})
+    assert name in silicon._surprises(found["sets"])[0]
+    monkeypatch.setattr(silicon, "KNOWN_MISSES", {})
+    missed = [{**found["sets"][0], "power_law": {"rows": 100, "inside": 50}}]
+    assert "50.0%" in silicon._surprises(missed)[0]
+
+
 def test_broken_thresholds_are_told():
     good = {**THRESHOLDS, **THRESHOLDS_OF_ALL}
     assert broken(good, every=True) == []

@@ -91,7 +91,7 @@ def _sets(sets: list[dict[str, Any]]) -> Table:
     table = _table("set", "held out", "median", "p90", "worst", "good", "in band", "plain")
     for entry in sets:
         held, skewed = entry["residuals"]["held_out"], entry.get("power_law")
-        shares = ("-", "-")
+        shares: tuple[str, ...] = ("-", "-")
         if skewed:
             shares = tuple(f"{skewed[k] / skewed['rows']:.0%}" for k in ("inside", "inside_plain"))
         table.add_row(

@@ -46,9 +46,15 @@ def figure(rows: Sequence[Mapping[str, Any]], title: str, source: str, unit: str
     for index, table in enumerate(dict.fromkeys(r["table"] for r in shown)):
         points = np.array([[r["published"], r["simulated"]] for r in shown if r["table"] == table])
         axes.scatter(
-            *points.T, s=4, alpha=0.35, linewidths=0, color=CYCLE[index % len(CYCLE)],
-            label=f"{table} ({len(points)})", rasterized=True,
-        )  # fmt: skip
+            points[:, 0],
+            points[:, 1],
+            s=4,
+            alpha=0.35,
+            linewidths=0,
+            color=CYCLE[index % len(CYCLE)],
+            label=f"{table} ({len(points)})",
+            rasterized=True,
+        )
     axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     axes.set_xlabel(f"published, {unit}")
     axes.set_ylabel(f"simulated, {unit}")

@@ -34,6 +34,24 @@ _HELD_OUT = 4
 
 #: What must hold: name, least value.
 THRESHOLDS = {"power_law_inside_band": 0.85}
+#: Share of its skewed rows inside the band that every set must reach, but for the known misses.
+SET_INSIDE_BAND = 0.78
+_MASKED = "masked DeepGEMM pads every expert to the hottest one's rows; the law counts real rows"
+#: Sets that do not, and the likely reason; one that suddenly does is an error too.
+KNOWN_MISSES = {
+    "gb200/trtllm/moe_torch_flow_cutlass/mixtral-8x22b/nvfp4": (
+        "its power_law_1.2 rows take twice its other ones, even one token on one rank"
+    ),
+    "gb200/trtllm/moe_torch_flow_cutlass/deepseek-v3-671b/nvfp4": (
+        "balanced rows are scattered (p90 of the law 34 %): tactics that the autotuner missed"
+    ),
+    "b200/trtllm/deepgemm/qwen3-30b/fp8_block": _MASKED,
+    "gb200/trtllm/deepgemm/qwen3-30b/fp8_block": _MASKED,
+    "gb300/trtllm/deepgemm/qwen3-30b/fp8_block": _MASKED,
+    "b200/trtllm/moe_torch_flow_min_latency/mixtral-8x22b/nvfp4": (
+        "a kernel for few tokens, timed far outside its use"
+    ),
+}
 #: What must hold besides where every system is read.
 THRESHOLDS_OF_ALL = {"grouped_gemm_good_sets": 8}
 
@@ -111,7 +129,7 @@ def run(
         "copies": _copies(root) if {"h100", "h200"} <= set(systems) else [],
         "summary": summarise(rows),
         "figures": figures,
-        "broken": broken(figures, every=set(systems) == set(RACK_OF)),
+        "broken": broken(figures, every=set(systems) == set(RACK_OF)) + _surprises(sets),
     }
 
 
@@ -123,6 +141,22 @@ def broken(figures: dict[str, float], *, every: bool) -> list[str]:
         for name, least in wanted.items()
         if not figures[name] >= least
     ]
+
+
+def _surprises(sets: Sequence[Row]) -> list[str]:
+    """Tell sets below the floor that are not known to be, and known misses that are not."""
+    out = []
+    for entry in sets:
+        skewed = entry.get("power_law")
+        if skewed is None:
+            continue
+        share = skewed["inside"] / skewed["rows"]
+        known = entry["set"] in KNOWN_MISSES
+        if share < SET_INSIDE_BAND and not known:
+            out.append(f"{entry['set']}: {share:.1%} of its skewed rows are inside the band")
+        elif share >= SET_INSIDE_BAND and known:
+            out.append(f"{entry['set']}: a known miss that hits, {share:.1%}; take it off the list")
+    return out
 
 
 def _grouped_gemm(table: Table, case: moe.Case) -> _Set:
