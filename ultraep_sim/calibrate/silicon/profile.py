@@ -31,6 +31,8 @@ RACK_OF = {
     "gb300": "gb300-nvl72",
 }
 FOLDS = 5
+#: Prompt length at which a profile's attention rate holds, as in the presets.
+LENGTH = 8192
 #: Kernels whose time a training or prefill layer would see; the others are for few tokens.
 _SKIPPED = "min_latency"
 
@@ -145,9 +147,7 @@ def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[st
         "hbm_achieved_TBps": _number(bf16, "hbm_TBps", "TB/s", moe_perf),
         "expert_launch_us": _number(bf16, "launch_us", "us", moe_perf),
         "expert_pair_ns": _number(bf16, "pair_ns", "ns", moe_perf),
-        "attention_forward_TFLOPs": _number(
-            fits["attention"], "rate_TFLOPs", "TFLOP/s", "context_attention_perf"
-        ),
+        "attention_forward_TFLOPs": _attention(fits["attention"]),
     }
     for short in ("fp8", "fp4"):
         found = fits.get(f"grouped_gemm_{short}")
@@ -155,6 +155,15 @@ def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[st
             what = f"moe_perf ({framework}, {short} over bf16, balanced)"
             out[f"{short}_speedup"] = _ratio(found, bf16, what)
     return out
+
+
+def _attention(found: FitResult) -> Quantity:
+    """Return the rate that prompts of `LENGTH` tokens reach: the simulator's law has no ramp."""
+    reached = 1 / (1 + found.values["ramp_tokens"] / LENGTH)
+    low, high = found.interval("rate_TFLOPs")
+    source = _source(found, f"context_attention_perf at {LENGTH} tokens")
+    value = found.values["rate_TFLOPs"] * reached
+    return fitted(value, "TFLOP/s", source, low * reached, high * reached)
 
 
 def _ratio(one: FitResult, other: FitResult, what: str) -> Quantity:
