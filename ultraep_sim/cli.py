@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ultraep_sim.commands import (
+    calibrate,
     capacity,
     doctor,
     interrupt,
@@ -37,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command(epilog=run.EPILOG)(run.run)
+app.command(epilog=calibrate.EPILOG)(calibrate.calibrate)
 app.command(epilog=capacity.EPILOG)(capacity.capacity)
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.add_typer(trace.app, name="trace")

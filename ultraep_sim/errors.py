@@ -102,5 +102,9 @@ class ProfileError(InputError):
     """A model shape or hardware profile is unknown or impossible."""
 
 
+class CalibrationError(InputError):
+    """Measurements cannot be read, or do not tell what is asked of them."""
+
+
 class PlanError(UltraEPSimError):
     """A plan breaks one of its own invariants: a bug in the policy that made it."""

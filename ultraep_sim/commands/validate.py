@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ultraep_sim.commands import validate_published as published
+from ultraep_sim.commands import validate_silicon as silicon
 from ultraep_sim.commands.console import note, print_json, print_renderable, progress_bars
 from ultraep_sim.errors import InputError
 
@@ -23,9 +24,10 @@ Examples:
   ultraep-sim validate planner --policy eplb_plus --policy lplb
   ultraep-sim validate planner --json | jq '.summary[] | {policy, replicas_ratio}'
   ultraep-sim validate training
+  ultraep-sim validate silicon --quick --plot silicon
 """
 
-SUITES = ("planner", *published.SUITES)
+SUITES = ("planner", *published.SUITES, "silicon")
 _FULL, _QUICK = 3, 1  # draws of each family
 
 
@@ -38,8 +40,16 @@ def validate(
         typer.Option(metavar="NAME", help="Only this policy, and ultraep. Repeatable."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One draw of each family, three group sizes, no traces.")
+        bool,
+        typer.Option("--quick", help="planner: one draw, three sizes, no traces. silicon: H200."),
     ] = False,
+    tables: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="silicon: tables that are not an installed package."),
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="silicon: draw FILE.png and FILE.svg.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
     """Judge the simulator's parts.
@@ -50,13 +60,26 @@ def validate(
     training, breakdown, transfers, serving: published throughput, layer times, weight distribution
     and prefill rates beside ours, row by row. The first two replay loads, which takes half a
     minute; the last shows what was searched before.
+
+    silicon: public tables of measured kernel times beside laws fitted to a part of them.
     """
     if suite not in SUITES:
         raise InputError(
             "unknown suite", place="SUITE", value=suite, remedy=f"choose from {', '.join(SUITES)}"
         )
+    for option, text in (("--tables", tables), ("--plot", plot)):
+        if text is not None and (suite != "silicon" or not text):
+            raise InputError(
+                f"{option} names a path for the silicon suite",
+                place=option,
+                value=text,
+                remedy="ultraep-sim validate silicon " + option + " PATH",
+            )
     if suite == "planner":
         _planner(policy, quick, as_json)
+        return
+    if suite == "silicon" and not policy:
+        silicon.show(tables=tables, quick=quick, plot=plot, as_json=as_json)
         return
     for option, given in (("--policy", policy), ("--quick", quick)):
         if given:

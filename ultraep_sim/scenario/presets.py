@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ultraep_sim.errors import ProfileError
 from ultraep_sim.model.hardware import RACKS, RackProfile
+from ultraep_sim.model.profile_file import rack_from_dict, read_profile
 from ultraep_sim.model.shapes import MODELS, ModelShape
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def write_model(shape: ModelShape) -> Any:
 def read_rack(value: Any) -> RackProfile:
     """Read a preset name, or ``{preset: NAME, overrides: {number: value}}``.
 
-    Overrides may also stand beside ``preset``.
+    Overrides may also stand beside ``preset``. A name that ends in ``.yaml`` is a profile that
+    ``ultraep-sim calibrate`` wrote; a mapping without ``preset`` is every number of a rack, as a
+    resolved scenario writes it.
 
     Raises
     ------
@@ -65,14 +68,16 @@ def read_rack(value: Any) -> RackProfile:
     if isinstance(value, RackProfile):
         return value
     if not isinstance(value, Mapping):
-        return _preset(value, RACKS, "rack")
+        return _rack_base(value)
+    if "preset" not in value and "gpu" in value and "name" in value:
+        return rack_from_dict(value)
     if "preset" not in value:
         raise ProfileError(
             "a rack names the preset it starts from",
             value=sorted(map(str, value)),
             remedy="write rack: {preset: paper-rack64, overrides: {scale_up_GBps: 800}}",
         )
-    base = _preset(value["preset"], RACKS, "rack")
+    base = _rack_base(value["preset"])
     changes = {key: item for key, item in value.items() if key not in ("preset", "overrides")}
     written = value.get("overrides") or {}
     if not isinstance(written, Mapping):
@@ -88,6 +93,13 @@ def read_rack(value: Any) -> RackProfile:
         [key for key in changes if "." not in str(key)], [f.name for f in fields(base)], "rack"
     )
     return replace(base.with_overrides(changes), name=base.name + CHANGED)
+
+
+def _rack_base(name: Any) -> RackProfile:
+    """Return a preset, or the rack of a profile file."""
+    if isinstance(name, str) and name.endswith((".yaml", ".yml")):
+        return read_profile(name)
+    return _preset(name, RACKS, "rack")
 
 
 def write_rack(rack: RackProfile) -> Any:

@@ -1,0 +1,1 @@
+"""Fit the time model to measurements, judge the fits, and say how certain they are."""

@@ -1,0 +1,188 @@
+"""A hardware profile from the kernel tables of one system.
+
+The grouped GEMM is fitted in the simulator's own law (`compute.gemm`: a sharp roofline, whole
+tiles), pooled over the models, so that the numbers mean in a run what they meant in the fit. What
+the tables cannot tell (backward rates, NICs, weight streaming) keeps its value and provenance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ultraep_sim.calibrate.fit import FitResult, Rows, fit
+from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl
+from ultraep_sim.calibrate.silicon.tables import DISTRIBUTION, VERSION
+from ultraep_sim.compute.kernel_laws import attention_core, collective, exchange, grouped_gemm
+from ultraep_sim.errors import CalibrationError
+from ultraep_sim.model.hardware import RACKS
+from ultraep_sim.model.profiles import GpuProfile, RackProfile
+from ultraep_sim.model.provenance import Quantity, fitted
+
+#: The rack a system's profile starts from.
+RACK_OF = {
+    "h100": "h100-nvl8",
+    "h200": "h200-nvl8",
+    "b200": "b200-nvl8",
+    "gb200": "gb200-nvl72",
+    "gb300": "gb300-nvl72",
+}
+FOLDS = 5
+#: Prompt length at which a profile's attention rate holds, as in the presets.
+LENGTH = 8192
+#: Kernels whose time a training or prefill layer would see; the others are for few tokens.
+_SKIPPED = "min_latency"
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A rack with fitted numbers, and the fits by name."""
+
+    rack: RackProfile
+    fits: dict[str, FitResult]
+
+    def notes(self) -> dict[str, Any]:
+        """Return what a profile file tells beside the rack."""
+        files = {
+            entry["file"]: entry["sha256"]
+            for found in self.fits.values()
+            for entry in found.manifest["files"]
+        }
+        return {
+            "inputs": {"package": f"{DISTRIBUTION} {VERSION} (Apache-2.0)", "files": files},
+            "fits": {name: found.to_dict() for name, found in self.fits.items()},
+        }
+
+
+def calibrate(
+    root: Path,
+    system: str,
+    *,
+    framework: str = "trtllm",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Calibrated:
+    """Fit what the tables tell of a system, and put it into its rack.
+
+    Parameters
+    ----------
+    root : Path
+        From `tables.find_tables`.
+    system : str
+        One of `RACK_OF`.
+    framework : str
+        Whose kernels: sglang, trtllm or vllm.
+    progress : callable, optional
+        Told what, done, total.
+
+    Raises
+    ------
+    CalibrationError
+        The tables lack the system or hold no rows for it.
+    """
+    if system not in RACK_OF:
+        raise CalibrationError(
+            "unknown system", place="--system", value=system, remedy=f"one of {', '.join(RACK_OF)}"
+        )
+    base = RACKS[RACK_OF[system]]
+    jobs = _jobs(root, system, framework, base)
+    fits = {}
+    for done, (name, (law, parameters, rows)) in enumerate(jobs.items()):
+        if progress is not None:
+            progress("fits", done, len(jobs))
+        fits[name] = fit(law, parameters, rows, folds=FOLDS)
+    if progress is not None:
+        progress("fits", len(jobs), len(jobs))
+    numbers: dict[str, Any] = _gpu(fits, base.gpu, framework)
+    gpu = replace(base.gpu, **numbers)
+    numbers = {"name": f"{base.name}-{framework}", "gpu": gpu, **_links(fits, base)}
+    rack = replace(base, **numbers)
+    return Calibrated(rack, fits)
+
+
+def _jobs(root: Path, system: str, framework: str, base: RackProfile) -> dict[str, Any]:
+    table = moe.read_moe(root, system, framework)
+    jobs: dict[str, Any] = {}
+    for name, precision in (("bf16", "bfloat16"), ("fp8", "fp8_block"), ("fp4", "nvfp4")):
+        sets = [
+            moe.balanced_rows(table, case)
+            for case in moe.cases(table, system, framework)
+            if case.precision == precision and _SKIPPED not in case.kernel
+        ]
+        if sets:
+            parameters = moe.parameters(base.gpu, precision, plain=True)
+            jobs[f"grouped_gemm_{name}"] = (grouped_gemm, parameters, moe.combine(sets))
+    rows: Rows = attention.context_rows(root, system)
+    jobs["attention"] = (attention_core, attention.parameters(base.gpu), rows)
+    newest = alltoall.read_alltoall(root, alltoall.versions(root, system)[-1])
+    for phase in alltoall.PHASES:
+        rows = alltoall.phase_rows(newest, system, phase)
+        jobs[phase] = (exchange, alltoall.parameters(base), rows)
+    rows = nccl.nccl_rows(root, system, "alltoall", base.domain_size)
+    jobs["nccl_alltoall"] = (collective, nccl.parameters(base), rows)
+    return jobs
+
+
+def _number(found: FitResult, name: str, unit: str, what: str) -> Quantity:
+    low, high = found.interval(name)
+    value = found.values[name]
+    return fitted(value, unit, _source(found, what), low, high)
+
+
+def _source(found: FitResult, what: str) -> str:
+    return f"{what} of {DISTRIBUTION} {VERSION}, rows {found.manifest['fitted_sha256'][:12]}"
+
+
+def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[str, Quantity]:
+    moe_perf = f"moe_perf ({framework}, bf16, balanced)"
+    bf16 = fits.get("grouped_gemm_bf16")
+    if bf16 is None:
+        raise CalibrationError(
+            "no bf16 rows of a known model", value=framework, remedy="choose another framework"
+        )
+    out = {
+        "expert_forward_TFLOPs": _number(bf16, "rate_TFLOPs", "TFLOP/s", moe_perf),
+        "hbm_achieved_TBps": _number(bf16, "hbm_TBps", "TB/s", moe_perf),
+        "expert_launch_us": _number(bf16, "launch_us", "us", moe_perf),
+        "expert_pair_ns": _number(bf16, "pair_ns", "ns", moe_perf),
+        "attention_forward_TFLOPs": _attention(fits["attention"]),
+    }
+    for short in ("fp8", "fp4"):
+        found = fits.get(f"grouped_gemm_{short}")
+        if found is not None and getattr(gpu, f"{short}_speedup") is not None:
+            what = f"moe_perf ({framework}, {short} over bf16, balanced)"
+            out[f"{short}_speedup"] = _ratio(found, bf16, what)
+    return out
+
+
+def _attention(found: FitResult) -> Quantity:
+    """Return the rate that prompts of `LENGTH` tokens reach: the simulator's law has no ramp."""
+    reached = 1 / (1 + found.values["ramp_tokens"] / LENGTH)
+    low, high = found.interval("rate_TFLOPs")
+    source = _source(found, f"context_attention_perf at {LENGTH} tokens")
+    value = found.values["rate_TFLOPs"] * reached
+    return fitted(value, "TFLOP/s", source, low * reached, high * reached)
+
+
+def _ratio(one: FitResult, other: FitResult, what: str) -> Quantity:
+    """Return one rate over another; the relative variances of two separate fits add."""
+    value = one.values["rate_TFLOPs"] / other.values["rate_TFLOPs"]
+    both = math.hypot(one.relative_sd("rate_TFLOPs"), other.relative_sd("rate_TFLOPs"))
+    factor = math.exp(min(2 * both, 5.0))
+    return fitted(value, "1", _source(one, what), value / factor, value * factor)
+
+
+def _links(fits: dict[str, FitResult], base: RackProfile) -> dict[str, Quantity]:
+    """Dispatch and combine at the rate of the slower of both, where the table covers the domain."""
+    if base.domain_size > 8:
+        return {}  # the tables stop at one tray; the rack's own figure stands
+    slower = min((fits["dispatch"], fits["combine"]), key=lambda f: f.values["link_GBps"])
+    what = "wideep_deepep_normal_perf"
+    rate = _number(slower, "link_GBps", "GB/s", what)
+    return {
+        "alltoall_forward_GBps": rate,
+        "alltoall_backward_GBps": rate,
+        "alltoall_floor_us": _number(slower, "floor_us", "us", what),
+    }

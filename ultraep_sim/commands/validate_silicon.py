@@ -1,0 +1,112 @@
+"""The suite of ``ultraep-sim validate`` that compares kernel laws with public kernel tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ultraep_sim.commands.console import note, print_json, print_renderable, progress_bars
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_LEGEND = """\
+Held-out balanced rows: a hash of the row picks one in four, the law never sees them. good: median
+at most 3 % and p90 at most 10 %. Skewed rows time the hottest rank and do not store its load; loads
+are drawn. in band: share of power_law_1.2 rows inside the predicted 90 % band, where the law's
+error under skew (factor, spread) is learnt on power_law_1.01. plain: with the error of balanced
+rows alone."""
+
+QUICK = ("h200",)
+
+
+def show(*, tables: str | None, quick: bool, plot: str | None, as_json: bool) -> None:
+    """Run the suite and print it; exit with 1 where a committed threshold is broken."""
+    from ultraep_sim.calibrate.silicon.profile import RACK_OF
+    from ultraep_sim.validate import silicon
+
+    systems = QUICK if quick else tuple(RACK_OF)
+    with progress_bars() as progress:
+        found = silicon.run(tables=tables, systems=systems, progress=progress)
+    if plot is not None:
+        _draw(found["rows"], Path(plot))
+    if as_json:
+        print_json({"suite": "silicon", "quick": quick, **found})
+    else:
+        _print(found)
+    for text in found["broken"]:
+        note(f"broken threshold: {text}")
+    if found["broken"]:
+        raise typer.Exit(1)
+
+
+def _draw(rows: list[dict[str, Any]], target: Path) -> None:
+    from ultraep_sim.report.plot_validation import figure
+    from ultraep_sim.report.style import save, style
+
+    with style():
+        source = f"Held-out rows of the public kernel tables. {rows[0]['provenance'].split(':')[0]}"
+        drawn = figure(rows, "Kernel times, simulated against measured", source, "ms")
+        for path in save(drawn, target.with_suffix("")):
+            note(f"wrote {path}")
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    shown: list[Any] = [Text("Grouped GEMM", "bold"), _sets(found["sets"]), Text(_LEGEND)]
+    shown += [Text("\nErrors by table and role", "bold"), _summary(found["summary"])]
+    for entry in found["copies"]:
+        if entry["copied_from_h100"]:
+            shown.append(
+                Text(
+                    f"{entry['table']}: {entry['copied_from_h100']} of {entry['rows']} rows of "
+                    f"{entry['nodes']} nodes are copies of H100's"
+                )
+            )
+    figures = found["figures"]
+    shown.append(
+        Text(
+            f"{figures['grouped_gemm_good_sets']} of {figures['grouped_gemm_sets']} sets are good; "
+            f"{figures['power_law_inside_band']:.1%} of {figures['power_law_rows']} skewed rows "
+            f"are inside the band ({figures['power_law_inside_band_plain']:.1%} plain)"
+        )
+    )
+    print_renderable(*shown)
+
+
+def _table(*heads: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for at, head in enumerate(heads):
+        table.add_column(head, justify="right" if at else "left", no_wrap=True)
+    return table
+
+
+def _sets(sets: list[dict[str, Any]]) -> Table:
+    table = _table("set", "held out", "median", "p90", "worst", "good", "in band", "plain")
+    for entry in sets:
+        held, skewed = entry["residuals"]["held_out"], entry.get("power_law")
+        shares: tuple[str, ...] = ("-", "-")
+        if skewed:
+            shares = tuple(f"{skewed[k] / skewed['rows']:.0%}" for k in ("inside", "inside_plain"))
+        table.add_row(
+            entry["set"],
+            str(held["rows"]),
+            *(f"{held[key]:.1%}" for key in ("median", "p90", "worst")),
+            "yes" if entry["good"] else "",
+            *shares,
+        )
+    return table
+
+
+def _summary(summary: list[dict[str, Any]]) -> Table:
+    table = _table("table", "role", "rows", "median", "p90", "worst")
+    for entry in summary:
+        errors = (f"{entry[key]:.1%}" for key in ("median", "p90", "worst"))
+        table.add_row(entry["table"], entry["role"], str(entry["rows"]), *errors)
+    return table
