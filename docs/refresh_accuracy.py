@@ -13,6 +13,7 @@ from typing import Any
 from ultraep_sim.report.pages import replaced
 from ultraep_sim.validate import breakdown, training, transfers
 from ultraep_sim.validate.dynamics import store
+from ultraep_sim.validate.paper.runs import refit
 from ultraep_sim.validate.first_principles import ideal_rows
 from ultraep_sim.validate.show import ACCURACY, BREAKDOWN, IDEAL, TRAINING, markdown
 from ultraep_sim.validate.training import Prepared
@@ -81,7 +82,7 @@ def transfers_block() -> str:
 
 def main() -> None:
     """Write the page."""
-    store(training.refit())
+    store(refit(load_tables().inputs()))
     prepared = training.prepare()
     blocks: dict[str, Any] = {
         "layer": layer_block(prepared),
