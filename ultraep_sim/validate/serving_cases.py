@@ -8,7 +8,7 @@ each other. Both are assumed here; what of them is fitted, `ultraep_sim.validate
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -146,7 +146,7 @@ def cases(tables: Tables | None = None) -> list[Case]:
     found: dict[tuple[str, str], Case] = {}
     for row in tables["serving"]:
         key = (row["model"], row["workload"])
-        setting = settings.get(row["model"], {})
+        setting: Mapping[str, str] = settings.get(row["model"], {})
         degree = re.fullmatch(r"EP(\d+)", setting.get("serving", "").strip())
         slots = number(setting.get("redundant_slots_per_rank", ""))
         line = number(row["slo_mean_ttft_s"])

@@ -44,6 +44,9 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "settings": (),
 }  # fmt: skip
 
+#: How the provenance of a row begins that does not ship.
+GIVEN = "given by --published"
+
 Cell = tuple[str, str, str]
 """Table, row (its keys, joined by `` | ``) and column."""
 
@@ -174,7 +177,7 @@ def _read(path: Path, table: str) -> list[Record]:
         for line, cells in enumerate(reader, start=2):
             row = {key: value or "" for key, value in cells.items() if isinstance(key, str)}
             _check(path, line, table, row)
-            found.append(Record(table, {name: "" for name in MEASURED[table]} | row))
+            found.append(Record(table, dict.fromkeys(MEASURED[table], "") | row))
         return found
 
 
@@ -197,10 +200,16 @@ def _overlay(table: str, old: list[Record], new: list[Record]) -> None:
         name = row_name(table, row)
         if name in at:
             given = {key: value for key, value in row.items() if value.strip()}
-            old[at[name]] = Record(table, {**old[at[name]], **given})
+            if any(old[at[name]].get(key) != value for key, value in given.items()):
+                old[at[name]] = Record(table, {**old[at[name]], **given, **_given(row)})
         else:
             at[name] = len(old)
-            old.append(row)
+            old.append(Record(table, {**row, **_given(row)}))
+
+
+def _given(row: Mapping[str, str]) -> dict[str, str]:
+    told = row.get("provenance", "").strip()
+    return {"provenance": f"{GIVEN}: {told}" if told else GIVEN}
 
 
 def _blanked(table: str, row: Mapping[str, str]) -> dict[str, str]:
@@ -219,7 +228,7 @@ def _declared(table: str, row: Mapping[str, str], file: str) -> dict[str, str]:
 
 
 def _matches(row: Mapping[str, str], keys: Mapping[str, str]) -> bool:
-    return all(_plain(dict.get(row, key, "")) == _plain(value) for key, value in keys.items())  # type: ignore[arg-type]  # rows are dicts
+    return all(_plain(row.get(key, "")) == _plain(value) for key, value in keys.items())
 
 
 @cache

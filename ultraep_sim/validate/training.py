@@ -236,6 +236,7 @@ def table(
 def case_rows(
     one: Prepared, rack: RackProfile, sequence: int, recompute: Recompute, factors: Uneven
 ) -> list[Row]:
+    """Predict the rows of one case, see `table`; nothing is fitted to them."""
     case = one.case
     step = case.ideal_s(sequence)
     costs = {

@@ -17,7 +17,7 @@ from ..rows import Row, make_row
 from ..tables import Tables, number
 from ..training_cases import TOKENS, Case
 from ..uneven import routed
-from .training import SOURCE, Replayed
+from .training import Replayed, source_of
 
 TABLE = "layer_breakdown"
 METRIC = "latency_ms"
@@ -39,7 +39,7 @@ def rows(
         row = tables.find(TABLE, model=model, direction=direction, part=part, policy=policy)
         published = None if row is None else number(row[METRIC])
         value = simulated.get(key)
-        notes = [SOURCE] if published is not None else ["not published"]
+        notes = [source_of(row)] if row and published is not None else ["not published"]
         notes += [f"assumed: {assumed[model]}"] if assumed.get(model) else []
         notes += [] if value is not None else ["not simulated: unknown model, part or policy"]
         out.append(

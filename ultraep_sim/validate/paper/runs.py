@@ -155,7 +155,7 @@ def _ideal(case: Case) -> float | None:
 
 
 def _scale(every: list[Case]) -> float:
-    """Published over first principles: geometric mean over the models with a published ideal."""
+    """Divide published by first principles: geometric mean over the models that have both."""
     ratios = [
         ideal / ours
         for case in every
@@ -196,5 +196,5 @@ def replayed(run: Run, extra: tuple[str, ...] = ()) -> tuple[Dynamics, dict[str,
 
 
 def refit(inputs: Tables) -> dict[str, Dynamics]:
-    """Fit the load dynamics of every run anew, by model, for `ultraep_sim.validate.dynamics.store`."""
+    """Fit the load dynamics of every run anew, by model."""
     return {run.case.shape.name: fit(run.case, run.eplb_goal) for run in runs(inputs)}

@@ -17,6 +17,7 @@ from ..serving_fit import FITTED, fit_all, start_rate
 from ..serving_store import staleness, stored_version
 from ..tables import Cell, Tables, number
 from ..training_cases import degrees_of
+from .training import source_of
 
 TABLE = "serving"
 SOURCE = "arXiv 2606.04101, figure; rates are pixel reads, +-2 %"
@@ -93,7 +94,7 @@ def _rows(
     }  # fmt: skip
     out = []
     for metric, (published, value) in metrics.items():
-        notes = [SOURCE] if published is not None else ["not published"]
+        notes = [source_of(row, SOURCE)] if row and published is not None else ["not published"]
         notes += ["1 by definition"] if policy == "ideal" else []
         notes += [told] if value is not None else ["not searched: --fresh does, where it can"]
         fitted = policy == "ideal" or (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ...model import get_rack
 from ..dynamics import Dynamics, PolicyLoads
 from ..rows import Row, make_row
-from ..tables import Tables, number
+from ..tables import Record, Tables, number
 from ..training import RACK, SEQUENCE, Prepared, case_rows
 from ..uneven import OFF, Uneven, routed
 from .runs import Run, replayed
@@ -60,6 +60,11 @@ def simulate(found: Sequence[Replayed], inputs: Tables) -> dict[tuple[str, str],
     return out
 
 
+def source_of(row: Record, default: str = SOURCE) -> str:
+    """Return where a published row is from."""
+    return row.get("provenance") or default
+
+
 def rows(
     tables: Tables, read: set[tuple[str, str, str]], found: Sequence[Replayed], inputs: Tables
 ) -> tuple[list[Row], list[Row]]:
@@ -78,7 +83,7 @@ def rows(
                 continue
             by_definition = policy == "ideal" and metric == "mean_rank_imbalance"
             fitted = by_definition or (TABLE, f"{model} | {policy}", metric) in read
-            notes = [SOURCE] if published is not None else ["not published"]
+            notes = [source_of(row)] if row and published is not None else ["not published"]
             notes += ["1 by definition"] if by_definition else []
             notes += [f"assumed: {assumed[model]}"] if assumed.get(model) else []
             notes += [] if value is not None else ["not simulated: unknown model or policy"]
