@@ -33,6 +33,7 @@ from ultraep_sim.validate.verdict import misses
 from ultraep_sim.validate.waiting import WAITING, waiting_rows
 
 PAGE = Path(__file__).with_name("accuracy.md")
+README = PAGE.parents[1] / "README.md"
 PICTURE = Path(__file__).with_name("simulated-published")
 
 SUMMARY = (
@@ -63,6 +64,13 @@ MANIFEST = (
 def summary_block(found: paper.Paper) -> str:
     """Tell the errors of the paper suite by role and table, the plain law last."""
     return markdown(summarise(found.rows) + summarise(found.plain), SUMMARY)
+
+
+def readme_block(found: paper.Paper) -> str:
+    """Tell the predicted rows by table, for the README."""
+    lines = [line for line in summarise(found.rows) if line["role"] == "predicted"]
+    columns = [column for column in SUMMARY if column.key not in ("role", "worst_case")]
+    return markdown(lines, columns)
 
 
 def misses_block(found: paper.Paper) -> str:
@@ -155,9 +163,11 @@ def main() -> None:
     for name, new in blocks.items():
         text = replaced(text, name, new)
     PAGE.write_text(text, encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
+    README.write_text(replaced(readme, "accuracy", readme_block(found)), encoding="utf-8")
     png, svg = write_plot(found.rows, PICTURE)
     svg.unlink()  # one picture for the page is enough
-    print(f"wrote {PAGE} and {png}")
+    print(f"wrote {PAGE}, {README} and {png}")
 
 
 if __name__ == "__main__":
