@@ -1,4 +1,4 @@
-"""Fit, search and write what docs/serving.md shows (half an hour on one core).
+"""Fit, search and write what docs/serving.md shows (a quarter of an hour on two cores).
 
 ``--pages`` writes the blocks anew from what is stored. `tests/validate/test_serving_page.py` fails
 where the page says anything else than what is stored, and searches a small part of it again.
@@ -9,18 +9,18 @@ from __future__ import annotations
 import csv
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ultraep_sim.report.pages import replaced
 from ultraep_sim.scenario import load_scenario
 from ultraep_sim.serving.capacity import find_capacity
-from ultraep_sim.validate import serving, serving_fit
+from ultraep_sim.validate import serving, serving_fit, serving_store
 from ultraep_sim.validate.serving_cases import Case, Lengths, cases
-from ultraep_sim.validate.serving_fit import FITTED, MIX, VARIANTS, Fitted
+from ultraep_sim.validate.serving_fit import VARIANTS, Fitted
 from ultraep_sim.validate.serving_lengths import SETTINGS, lengths_row
 from ultraep_sim.validate.show import ERROR, ORDERS, SERVING, Column, markdown
+from ultraep_sim.validate.tables import load_tables
 
 Rows = list[dict[str, Any]]
 
@@ -29,9 +29,6 @@ PAGE = ROOT / "docs" / "serving.md"
 SPARSE = ROOT / "docs" / "serving_sparse.csv"
 LENGTHS = ROOT / "docs" / "serving_lengths.csv"
 SPARSE_SCENARIO = ROOT / "scenarios" / "serving-sparse-attention.yaml"
-
-#: Requests per second of ideal where nothing is published: where its search begins.
-START = {("glm-4.7-358b", "stem"): 170.0, ("glm-4.7-358b", "mixed"): 75.0}
 
 LENGTH_COLUMNS = (
     Column("workload", "workload"),
@@ -54,34 +51,14 @@ SPARSE_COLUMNS = (
 )
 
 
-def fit_all() -> list[tuple[Case, Any, Fitted]]:
-    """Fit every run; a model without a rate takes lengths and bursts of the one that has them."""
-    known = [case for case in cases() if case.rate("ideal") is not None]
-    means = {case.workload: serving_fit.fit_mean(case) for case in known}
-    found: list[tuple[Case, Any, Fitted]] = []
-    bursts: dict[str, float | None] = {}
-    for case in cases():
-        given = case.rate("ideal") is not None
-        rate = case.rate("none") or 0.5 * START[case.model, case.workload]
-        for variant in VARIANTS:
-            if variant is MIX and not given:
-                continue
-            used = variant
-            if variant is FITTED and not given:
-                used = replace(variant, lasting_s=bursts[case.workload])
-            one = serving_fit.fit_dynamics(case, used, means[case.workload], rate)
-            if variant is FITTED and given:
-                bursts[case.workload] = one.lasting_s
-            found.append((case, variant, one))
-            print(case.model, case.workload, variant.name, one, flush=True)
-    return found
+def _told(what: str, done: int, total: int) -> None:
+    print(what, done, "of", total, flush=True)
 
 
 def search(item: tuple[Case, Any, Fitted]) -> Rows:
     """Search the rates of one run."""
     case, variant, one = item
-    start = case.rate("ideal") or START[case.model, case.workload]
-    rows = serving.simulate(case, variant, one, ideal_rate=start)
+    rows = serving.simulate(case, variant, one, ideal_rate=serving_fit.start_rate(case))
     print("searched", case.model, case.workload, variant.name, flush=True)
     return rows
 
@@ -186,14 +163,16 @@ def lengths_block() -> str:
 
 def recompute() -> None:
     """Fit and search everything, on two cores; what comes out does not depend on how many."""
-    serving_fit.store(fit_all())
+    inputs = load_tables().inputs()
+    serving_fit.store(serving_fit.fit_all(cases(inputs), progress=_told))
     variants = {variant.name: variant for variant in VARIANTS}
-    known = {(case.model, case.workload): case for case in cases()}
+    known = {(case.model, case.workload): case for case in cases(inputs)}
     # As stored, so that a search from the file finds the same.
     runs = [(known[k[:2]], variants[k[2]], one) for k, one in serving_fit.stored().items()]
-    published = [case for case in known.values() if case.rate("none") is not None]
+    published = [case for case in cases() if case.rate("none") is not None]
     with ProcessPoolExecutor(2) as pool:
         serving.store([row for rows in pool.map(search, runs) for row in rows])
+        serving_store.write_version(inputs)
         kinds = pool.map(sparse_rows, ("dense", "sparse"))
         write(SPARSE, [row for rows in kinds for row in rows])
         pairs = [(case, lengths) for case in published for lengths in SETTINGS]

@@ -6,6 +6,7 @@ import pytest
 
 from ultraep_sim.validate import families
 from ultraep_sim.validate.draws import Shape
+from ultraep_sim.validate.rows import FIELDS
 
 from .command import assert_one_line_error
 
@@ -25,9 +26,13 @@ def test_json_is_one_document_with_rows_and_summary(invoke):
     assert answer.code == 0, answer
     data = json.loads(answer.out)
     assert (data["suite"], data["quick"]) == ("planner", True)
-    assert all(set(row) >= ROW for row in data["rows"])
-    assert {row["policy"] for row in data["rows"]} == {"none", "ultraep"}
-    assert {entry["policy"] for entry in data["summary"]} == {"none", "ultraep"}
+    assert all(set(row) >= ROW for row in data["arena"])
+    assert {row["policy"] for row in data["arena"]} == {"none", "ultraep"}
+    assert {entry["policy"] for entry in data["policies"]} == {"none", "ultraep"}
+    assert all(tuple(row) == FIELDS for row in data["rows"])
+    zipf = [row for row in data["rows"] if row["case"] == "32/8/2/zipf-3/ultraep"]
+    assert {row["metric"] for row in zipf} == {"final_imbalance", "slots_used", "max_fanout"}
+    assert all(row["simulated"] >= row["published"] for row in zipf if row["published"])
 
 
 def test_the_table_names_every_policy_and_family(invoke):
@@ -74,3 +79,40 @@ def test_options_of_the_planner_suite_are_its_own(invoke):
     assert_one_line_error(invoke("validate", "training", "--quick"), "--quick", "training")
     answer = invoke("validate", "breakdown", "--policy", "none")
     assert_one_line_error(answer, "--policy", "breakdown")
+    assert_one_line_error(invoke("validate", "engines", "--fresh"), "--fresh", "engines")
+    assert_one_line_error(invoke("validate", "paper", "--published", ""), "--published", "empty")
+    assert_one_line_error(
+        invoke("validate", "runtime", "--measurements", "nowhere"), "--measurements", "nowhere"
+    )
+
+
+def test_no_measurement_is_a_stated_gap(invoke, tmp_path):
+    answer = invoke("validate", "runtime", "--measurements", str(tmp_path), "--json")
+    data = json.loads(answer.out)
+    assert (answer.code, data["rows"]) == (0, [])
+    assert data["gaps"] == ["no measurement committed yet"]
+    assert "no measurement committed yet" in invoke("validate", "runtime").out
+
+
+def test_engines_agree_to_rounding(invoke):
+    answer = invoke("validate", "engines", "--quick", "--json")
+    assert answer.code == 0, answer
+    data = json.loads(answer.out)
+    assert len(data["rows"]) == 4 * 4 * 2
+    assert data["summary"][0]["worst"] < 1e-12
+    assert data["broken"] == []
+
+
+def test_a_broken_threshold_is_told_and_exits_with_one(invoke, monkeypatch, tmp_path):
+    from ultraep_sim.validate import engines
+
+    row = engines.make_row("engines", "none/none/none", "iteration_s", 1.0, 1.1, fitted=False,
+                           provenance="a test")  # fmt: skip
+    monkeypatch.setattr(engines, "run", lambda *_: [row])
+    answer = invoke("validate", "engines", "--json", "--out", str(tmp_path / "out"))
+    assert answer.code == 1
+    assert json.loads(answer.out)["broken"][0].startswith("engines, predicted: worst error 10")
+    assert "broken: engines" in answer.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "rows.csv", "rows.json", "simulated-published.png", "simulated-published.svg",
+    }  # fmt: skip

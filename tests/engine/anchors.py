@@ -16,8 +16,8 @@ from ultraep_sim.fabric.streaming import distribute
 from ultraep_sim.model import get_model, get_rack
 from ultraep_sim.planning.stats import LoadStats
 from ultraep_sim.validate import breakdown as breakdown_rows
-from ultraep_sim.validate.anchor_files import FOLDER
 from ultraep_sim.validate.breakdown import PARTS
+from ultraep_sim.validate.tables import FOLDER
 
 from .counts import make_price, make_stats
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ultraep_sim.validate import training
+from ultraep_sim.validate import paper, training
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +24,26 @@ def refresh():
 @pytest.fixture(scope="module")
 def prepared():
     return training.prepare()
+
+
+@pytest.fixture(scope="module")
+def found():
+    return paper.run()
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_paper_suite_are_computed(refresh, page, found):
+    for name in ("summary", "misses", "manifest"):
+        block = getattr(refresh, f"{name}_block")(found)
+        assert block in page, f"{name}: run python docs/refresh_accuracy.py"
+
+
+@pytest.mark.slow
+def test_the_readme_tells_the_same_errors(refresh, found):
+    readme = refresh.README.read_text(encoding="utf-8")
+    assert refresh.readme_block(found) in readme, "run: python docs/refresh_accuracy.py"
+    (line,) = [row for row in refresh.readme_block(found).splitlines() if row.startswith("| all")]
+    assert line.split(" | ")[2] == "4.3%", "the pages speak of differences below 5 %"
 
 
 @pytest.fixture(scope="module")

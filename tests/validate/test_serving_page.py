@@ -127,11 +127,13 @@ def test_the_plain_law_uses_the_share_of_the_steps(rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["none", "ideal"])
-def test_a_stored_rate_is_the_largest_that_meets_the_line(rows, policy):
-    case, found = stem(), stored()["qwen3-235b", "stem", BURSTS.name]
-    row = pick(rows, "qwen3-235b", "stem", BURSTS.name, policy)
-    setup = make_setup(setting(case, BURSTS, found, policy, case.rate("ideal")))
+@pytest.mark.parametrize(
+    ("variant", "policy"), [(BURSTS, "none"), (BURSTS, "ideal"), (FITTED, "eplb")]
+)
+def test_a_stored_rate_is_the_largest_that_meets_the_line(rows, variant, policy):
+    case, found = stem(), stored()["qwen3-235b", "stem", variant.name]
+    row = pick(rows, "qwen3-235b", "stem", variant.name, policy)
+    setup = make_setup(setting(case, variant, found, policy, case.rate("ideal")))
     at = measure(setup, policy, row["rate_per_s"])
     assert at.meets
     assert at.mean_rank_imbalance == pytest.approx(row["imbalance"], rel=1e-3)

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from ultraep_sim.errors import TraceError
-from ultraep_sim.validate import (
-    anchor_files,
-    breakdown,
-    dynamics,
-    training,
-    training_cases,
-    uneven,
-    waiting,
-)
+from ultraep_sim.validate import breakdown, dynamics, training, uneven, waiting
+from ultraep_sim.validate.tables import Record, Tables, load_tables
 from ultraep_sim.validate.training_cases import Published, cases
 
 COLUMNS = ("model", "policy", "tflops_per_gpu", "mean_rank_imbalance")
@@ -51,7 +44,7 @@ def test_the_published_runs_are_read():
     assert found["deepseek-v3-671b"].published["none"] == Published(None, 1.30)
 
 
-def test_other_rows_and_models_do_not_disturb(monkeypatch):
+def test_other_rows_and_models_do_not_disturb():
     """More rows arrive later: unknown models and policies stay blank or are left out."""
     more = {
         "training": [
@@ -63,9 +56,12 @@ def test_other_rows_and_models_do_not_disturb(monkeypatch):
             {"model": "kimi-k2", "training": "EP64", "redundant_slots_per_rank": ""},
         ],
     }
-    read = anchor_files.read
-    monkeypatch.setattr(training_cases, "read", lambda name: read(name) + more[name])
-    found = {case.shape.name: case for case in cases()}
+    shipped = load_tables()
+    rows = {
+        name: shipped[name] + [Record(name, row) for row in more.get(name, [])]
+        for name in shipped.rows
+    }
+    found = {case.shape.name: case for case in cases(Tables(rows))}
     assert set(found) == {"glm-4.5-air-106b", "qwen3-235b", "deepseek-v3-671b"}
     assert found["qwen3-235b"].published["new"] == Published(9, None)
 
@@ -161,6 +157,10 @@ def test_a_fit_meets_what_it_is_fitted_to_and_is_kept(monkeypatch, tmp_path):
     kept = dynamics.stored()["qwen3-235b"]
     assert kept.noise == pytest.approx(found.noise, abs=1e-4)
     assert kept.fitted_to == found.fitted_to
+    assert kept.fits(case)
+    assert not kept.fits(case, eplb=1.5)
+    case.published["none"] = Published(None, 2.5)
+    assert not kept.fits(case), "what was fitted to another goal is not taken"
 
 
 def test_dynamics_that_cannot_be_reached_end_the_search(monkeypatch):

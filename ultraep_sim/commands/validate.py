@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ultraep_sim.commands import validate_judged as judged
 from ultraep_sim.commands import validate_published as published
 from ultraep_sim.commands import validate_silicon as silicon
 from ultraep_sim.commands.console import note, print_json, print_renderable, progress_bars
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 EPILOG = """\
 \b
 Examples:
+  ultraep-sim validate paper
+  ultraep-sim validate paper --published my-tables --json | jq '.summary'
   ultraep-sim validate planner --quick
   ultraep-sim validate planner --policy eplb_plus --policy lplb
-  ultraep-sim validate planner --json | jq '.summary[] | {policy, replicas_ratio}'
+  ultraep-sim validate planner --json | jq '.policies[] | {policy, replicas_ratio}'
   ultraep-sim validate training
   ultraep-sim validate silicon --quick --plot silicon
 """
 
-SUITES = ("planner", *published.SUITES, "silicon")
+SUITES = ("planner", "paper", "runtime", "engines", "silicon", *published.SUITES)
 _FULL, _QUICK = 3, 1  # draws of each family
 
 
@@ -37,12 +40,32 @@ def validate(
     ] = "planner",
     policy: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Only this policy, and ultraep. Repeatable."),
+        typer.Option(metavar="NAME", help="planner: only this policy, and ultraep. Repeatable."),
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="planner: one draw, three sizes, no traces. silicon: H200."),
+        typer.Option(
+            "--quick",
+            help="planner: one draw of each family, three group sizes, no traces. engines: without "
+            "recomputation. silicon: H200 alone.",
+        ),
     ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="paper: fit and search serving anew (minutes), not as stored."
+        ),
+    ] = False,
+    published_tables: Annotated[
+        str | None,
+        typer.Option(
+            "--published", metavar="DIR", help="paper: CSV files of more published rows, or others."
+        ),
+    ] = None,
+    measurements: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="runtime: bench files, by default those committed."),
+    ] = None,
     tables: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="silicon: tables that are not an installed package."),
@@ -50,16 +73,24 @@ def validate(
     plot: Annotated[
         str | None, typer.Option(metavar="FILE", help="silicon: draw FILE.png and FILE.svg.")
     ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Write rows (CSV, JSON), manifest and plot (PNG, SVG) there."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
-    """Judge the simulator's parts.
+    """Judge the simulator's parts, row by row; exit with 1 where a committed threshold is broken.
+
+    paper: every published table beside ours, by role (fitted or predicted), with a row for every
+    setting that has no published value yet, the misses with their causes, and the cells that were
+    fitted to. runtime: held-out GPU measurements. engines: the fast path beside the event path.
 
     planner: every policy plans the same Zipf, taxonomy and recorded loads, beside lower bounds that
     no plan can beat; those that place by history in hindsight. Solve times are measured here.
 
-    training, breakdown, transfers, serving: published throughput, layer times, weight distribution
-    and prefill rates beside ours, row by row. The first two replay loads, which takes half a
-    minute; the last shows what was searched before.
+    training, breakdown, transfers, serving: one published table with all variants of its model.
 
     silicon: public tables of measured kernel times beside laws fitted to a part of them.
     """
@@ -67,33 +98,42 @@ def validate(
         raise InputError(
             "unknown suite", place="SUITE", value=suite, remedy=f"choose from {', '.join(SUITES)}"
         )
-    for option, text in (("--tables", tables), ("--plot", plot)):
-        if text is not None and (suite != "silicon" or not text):
+    options = {
+        "--policy": (policy, ("planner",)),
+        "--quick": (quick, ("planner", "engines", "silicon")),
+        "--fresh": (fresh, ("paper",)),
+        "--published": (published_tables, ("paper",)),
+        "--measurements": (measurements, ("runtime",)),
+        "--tables": (tables, ("silicon",)),
+        "--plot": (plot, ("silicon",)),
+        "--out": (out, ("planner", "paper", "runtime", "engines")),
+    }
+    for option, (given, where) in options.items():
+        if given == "":
             raise InputError(
-                f"{option} names a path for the silicon suite",
-                place=option,
-                value=text,
-                remedy="ultraep-sim validate silicon " + option + " PATH",
+                "an empty path", place=option, value=given, remedy=f"name one after {option}"
             )
+        if given and suite not in where:
+            raise InputError(
+                f"only the {' and '.join(where)} suite has {option}", place="SUITE", value=suite,
+                remedy=f"leave {option} out",
+            )  # fmt: skip
     if suite == "planner":
-        _planner(policy, quick, as_json)
-        return
-    if suite == "silicon" and not policy:
+        _planner(policy, quick, as_json, out)
+    elif suite == "silicon":
         silicon.show(tables=tables, quick=quick, plot=plot, as_json=as_json)
-        return
-    for option, given in (("--policy", policy), ("--quick", quick)):
-        if given:
-            raise InputError(
-                f"only the planner suite has {option}",
-                place="SUITE",
-                value=suite,
-                remedy=f"leave {option} out: {suite} compares all that is published",
-            )
-    published.show(suite, as_json)
+    elif suite in published.SUITES:
+        published.show(suite, as_json)
+    else:
+        judged.show(
+            suite, as_json=as_json, out=out, fresh=fresh, quick=quick, more=published_tables,
+            measurements=measurements,
+        )  # fmt: skip
 
 
-def _planner(policy: list[str] | None, quick: bool, as_json: bool) -> None:
+def _planner(policy: list[str] | None, quick: bool, as_json: bool, out: str | None) -> None:
     from ultraep_sim.validate.arena import run_arena
+    from ultraep_sim.validate.arena_rows import judged as in_one_form
     from ultraep_sim.validate.families import QUICK_SHAPES, SHAPES
     from ultraep_sim.validate.summary import summarise
 
@@ -109,8 +149,11 @@ def _planner(policy: list[str] | None, quick: bool, as_json: bool) -> None:
             progress=progress,
         )
     summary = summarise(rows)
+    found = judged.Found(in_one_form(rows), {"quick": quick, "arena": rows, "policies": summary})
+    if out is not None:
+        judged.write(found, out)
     if as_json:
-        print_json({"suite": "planner", "quick": quick, "rows": rows, "summary": summary})
+        print_json(judged.document("planner", found))
     else:
         _show(rows, summary)
 

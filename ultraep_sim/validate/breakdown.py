@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from ..engine.layer import LayerOptions, layer_times
 from ..model import get_rack
 from ..model.provenance import Quantity
-from .anchor_files import number, read
 from .dynamics import TILE_ROWS, PolicyLoads, fit, loads_of, stored
+from .tables import load_tables, number
 from .training_cases import TOKENS, Case, cases
 from .uneven import published
 
@@ -83,7 +83,7 @@ def rows_of(case: Case, loads: Mapping[str, PolicyLoads]) -> list[Row]:
     """Compute every row of loads that are replayed already, see `run`."""
     known = {
         (row["direction"], row["part"], row["policy"]): number(row["latency_ms"])
-        for row in read("layer_breakdown")
+        for row in load_tables()["layer_breakdown"]
         if row["model"] == MODEL
     }
     policies = [p for p in dict.fromkeys(key[2] for key in known) if p in loads]

@@ -52,11 +52,24 @@ class Dynamics:
         Standard deviation of log popularity, anew for every micro-batch.
     fitted_to : str
         What decided the noise.
+    none, eplb : float or None
+        The imbalances they were fitted to.
     """
 
     imbalance: float
     noise: float
     fitted_to: str
+    none: float | None = None
+    eplb: float | None = None
+
+    def fits(self, case: Case, eplb: float | None = None) -> bool:
+        """Say whether these were fitted to what a case asks for now, see `fit`."""
+        goals = _goals(case, eplb)
+        mine = (self.none, self.eplb)
+        return None not in mine and all(
+            abs(ours - goal) < 1e-4  # type: ignore[operator]  # neither is None
+            for ours, goal in zip(mine, goals, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,13 @@ def stored() -> dict[str, Dynamics]:
     """Return what was found by `fit` (docs/refresh_accuracy.py writes it), by model."""
     with FITTED.open(newline="", encoding="utf-8") as file:
         return {
-            row["model"]: Dynamics(float(row["imbalance"]), float(row["noise"]), row["fitted_to"])
+            row["model"]: Dynamics(
+                float(row["imbalance"]),
+                float(row["noise"]),
+                row["fitted_to"],
+                float(row["none"]),
+                float(row["eplb"]),
+            )
             for row in csv.DictReader(file)
         }
 
@@ -89,9 +108,12 @@ def store(found: Mapping[str, Dynamics]) -> None:
     """Write what `fit` found where `stored` reads it."""
     with FITTED.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("model", "imbalance", "noise", "fitted_to"))
+        writer.writerow(("model", "none", "eplb", "imbalance", "noise", "fitted_to"))
         for model, one in found.items():
-            writer.writerow((model, f"{one.imbalance:.4f}", f"{one.noise:.4f}", one.fitted_to))
+            goals = (f"{one.none:.6f}", f"{one.eplb:.6f}")
+            writer.writerow(
+                (model, *goals, f"{one.imbalance:.4f}", f"{one.noise:.4f}", one.fitted_to)
+            )
 
 
 def fit(case: Case, eplb: float | None = None, seed: int = 0) -> Dynamics:
@@ -104,16 +126,12 @@ def fit(case: Case, eplb: float | None = None, seed: int = 0) -> Dynamics:
         Imbalance aimed at under ``eplb`` where none is published.
     seed : int
     """
-    none = case.published["none"].imbalance
-    published = case.published["eplb"].imbalance if "eplb" in case.published else None
-    target = published if eplb is None else eplb
-    if none is None or target is None:
-        raise ValueError("a case needs an imbalance of none and of eplb to be fitted to")
+    none, target = _goals(case, eplb)
     why = "published imbalance under none and eplb" if eplb is None else "share of excess EPLB left"
     skew, low, high = none, (0.0, 1.0), (_MOST_NOISE, np.inf)
     noise = _MOST_NOISE / 3
     for _ in range(_TRIALS):
-        found = Dynamics(skew, noise, why)
+        found = Dynamics(skew, noise, why, none, target)
         try:
             got = loads_of(case, found, ("none", "eplb"), seed)
         except TraceError:  # so much noise alone exceeds the imbalance without balancing
@@ -126,6 +144,15 @@ def fit(case: Case, eplb: float | None = None, seed: int = 0) -> Dynamics:
             low, high = ((noise, after), high) if after < target else (low, (noise, after))
         noise = _between(low, high, target)
     return found
+
+
+def _goals(case: Case, eplb: float | None) -> tuple[float, float]:
+    none = case.published["none"].imbalance
+    published = case.published["eplb"].imbalance if "eplb" in case.published else None
+    target = published if eplb is None else eplb
+    if none is None or target is None:
+        raise ValueError("a case needs an imbalance of none and of eplb to be fitted to")
+    return none, target
 
 
 def _between(low: tuple[float, float], high: tuple[float, float], target: float) -> float:

@@ -57,6 +57,18 @@ def ideal_rows(progress: Progress | None = None) -> list[Row]:
     return rows
 
 
+def iteration_tflops(case: Case, micro_batches: int = 16) -> float | None:
+    """Return the throughput of forced balance with nothing given, TFLOPS per GPU.
+
+    Without recomputation where that fits the memory, else with all of it; None where neither does.
+    """
+    for recompute in ("none", "full"):
+        found, _ = _simulate(case, recompute, micro_batches)
+        if found is not None:
+            return found
+    return None
+
+
 def _simulate(case: Case, recompute: str, count: int) -> tuple[float | None, str | None]:
     scenario = scenario_from_dict(
         {

@@ -20,7 +20,7 @@ from ..serving.capacity import find_capacity
 from ..serving.metrics import summarise
 from ..serving.setup import make_setup
 from .serving_cases import POLICIES, Case, Lengths, Variant, cases
-from .serving_fit import SEARCHED, VARIANTS, Fitted, serve, setting
+from .serving_fit import SEARCHED, VARIANTS, Fitted, first_rate, serve, setting
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -88,12 +88,6 @@ def simulate(
         if progress is not None:
             progress(f"{case.model} {case.workload}, {variant.name}", done + 1, len(order))
     return rows
-
-
-def first_rate(case: Case, policy: str, ideal_rate: float) -> float:
-    """Return where a search begins: by the plain law, from rough imbalances."""
-    rough = {"ideal": 1.0, "none": case.imbalance("none") or 3.0, "eplb": 2.0, "eplb_plus": 1.3}
-    return ideal_rate / (1 + 0.4 * (rough.get(policy, 1.15) - 1))
 
 
 def shares_of(

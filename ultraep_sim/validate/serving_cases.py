@@ -8,7 +8,7 @@ each other. Both are assumed here; what of them is fitted, `ultraep_sim.validate
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from ..model import MODELS
 from ..model.provenance import assumed
 from ..scenario import Scenario
 from ..scenario.load import scenario_from_dict
-from .anchor_files import number, read
+from .tables import Tables, load_tables, number
 
 RACK = "paper-rack64"
 POLICIES = ("none", "eplb", "eplb_plus", "ultraep", "ideal")
@@ -133,13 +133,20 @@ class Lengths:
     router: Literal["least_tokens", "round_robin", "random"] = "least_tokens"
 
 
-def cases() -> list[Case]:
-    """Return the published runs that can be set up, in the order of the file."""
-    settings = {row["model"]: row for row in read("settings")}
+def cases(tables: Tables | None = None) -> list[Case]:
+    """Return the published runs that can be set up, in the order of the file.
+
+    Parameters
+    ----------
+    tables : Tables, optional
+        The tables that ship by default.
+    """
+    tables = load_tables() if tables is None else tables
+    settings = {row["model"]: row for row in tables["settings"]}
     found: dict[tuple[str, str], Case] = {}
-    for row in read("serving"):
+    for row in tables["serving"]:
         key = (row["model"], row["workload"])
-        setting = settings.get(row["model"], {})
+        setting: Mapping[str, str] = settings.get(row["model"], {})
         degree = re.fullmatch(r"EP(\d+)", setting.get("serving", "").strip())
         slots = number(setting.get("redundant_slots_per_rank", ""))
         line = number(row["slo_mean_ttft_s"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +43,9 @@ FITTED = Variant(
 VARIANTS = (ONE, MIX, BURSTS, FITTED)
 #: Variants whose rates are searched, and not the imbalances alone.
 SEARCHED = (ONE, BURSTS, FITTED)
+
+#: Requests per second of ideal where nothing is published: where its search begins.
+START = {("glm-4.7-358b", "stem"): 170.0, ("glm-4.7-358b", "mixed"): 75.0}
 
 _CLOSE = 0.01  # relative, of an imbalance; one seed strays by as much
 _TRIALS = 7
@@ -119,7 +122,50 @@ def fit_mean(case: Case, lengths: Lengths | None = None) -> float:
     return low
 
 
-def fit_dynamics(case: Case, variant: Variant, mean_tokens: float, rate_per_s: float) -> Fitted:
+def fit_all(
+    every: Sequence[Case],
+    variants: Sequence[Variant] = VARIANTS,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[tuple[Case, Variant, Fitted]]:
+    """Fit every run; a model without a rate takes lengths and bursts of the one that has them.
+
+    Parameters
+    ----------
+    every : sequence of Case
+        Those with a published rate of ``ideal`` before those without, a workload at a time.
+    variants : sequence of Variant
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+    """
+    told = progress or (lambda what, done, total: None)
+    known = [case for case in every if case.rate("ideal") is not None]
+    means = {case.workload: fit_mean(case) for case in reversed(known)}
+    wanted = [
+        (case, variant)
+        for case in sorted(every, key=lambda case: case.rate("ideal") is None)
+        for variant in variants
+        if case.workload in means and (variant is not MIX or case in known)
+    ]
+    found: list[tuple[Case, Variant, Fitted]] = []
+    bursts: dict[str, float | None] = {}
+    for case, variant in wanted:
+        used = variant
+        if variant is FITTED and case not in known:
+            used = replace(variant, lasting_s=bursts[case.workload])
+        one = fit_dynamics(case, used, means[case.workload], start_rate(case))
+        if variant is FITTED and case in known:
+            bursts.setdefault(case.workload, one.lasting_s)
+        found.append((case, variant, one))
+        told("fitting requests", len(found), len(wanted))
+    return found
+
+
+def start_rate(case: Case) -> float:
+    """Return requests per second of ``ideal``: as published, or where its search begins."""
+    return case.rate("ideal") or START.get((case.model, case.workload), 100.0)
+
+
+def fit_dynamics(case: Case, variant: Variant, mean_tokens: float, ideal_rate: float) -> Fitted:
     """Find the imbalance, and in `FITTED` the length of bursts, that the published ones ask for.
 
     Parameters
@@ -127,8 +173,8 @@ def fit_dynamics(case: Case, variant: Variant, mean_tokens: float, rate_per_s: f
     case : Case
     variant : Variant
     mean_tokens : float
-    rate_per_s : float
-        Of ``none``; batches are full or nearly so.
+    ideal_rate : float
+        Requests per second of ``ideal``.
     """
     none, eplb = case.imbalance("none"), case.imbalance("eplb")
     if none is None:
@@ -138,11 +184,12 @@ def fit_dynamics(case: Case, variant: Variant, mean_tokens: float, rate_per_s: f
     found = Fitted(mean_tokens, start, variant.lasting_s)
     best, least = found, math.inf
     for _ in range(_TRIALS):
-        before = serve(case, variant, found, "none", rate_per_s).mean_rank_imbalance
+        rate = first_rate(case, "none", ideal_rate)
+        before = serve(case, variant, found, "none", rate).mean_rank_imbalance
         missed = abs(before / none - 1)
         lasting = found.lasting_s
         if variant.name == FITTED.name and lasting is not None and eplb is not None:
-            rate = case.rate("eplb") or rate_per_s
+            rate = first_rate(case, "eplb", ideal_rate)
             after = serve(case, variant, found, "eplb", rate).mean_rank_imbalance
             missed = max(missed, abs(after / eplb - 1))
             # Longer bursts leave history more wrong, as long as it does not see a whole one.
@@ -157,6 +204,16 @@ def fit_dynamics(case: Case, variant: Variant, mean_tokens: float, rate_per_s: f
             found, imbalance=max(1.3, 1 + (found.imbalance - 1) * excess), lasting_s=lasting
         )
     return best
+
+
+def first_rate(case: Case, policy: str, ideal_rate: float) -> float:
+    """Return about the rate at the line: by the plain law, from rough imbalances.
+
+    A search begins there and batches are measured there. Published rates of anything but ``ideal``
+    are what is judged, so they have no part in it.
+    """
+    rough = {"ideal": 1.0, "none": case.imbalance("none") or 3.0, "eplb": 2.0, "eplb_plus": 1.3}
+    return ideal_rate / (1 + 0.4 * (rough.get(policy, 1.15) - 1))
 
 
 def serve(

@@ -114,11 +114,8 @@ class Prepared:
 def refit(progress: Progress | None = None) -> dict[str, Dynamics]:
     """Fit the dynamics of every published run anew, by model."""
     every = cases()
-    known = [case for case in every if "eplb" in case.published]
-    left = [_excess_left(case) for case in known]
     found = {}
-    for case in every:
-        goal = None if case in known else _borrowed(case, left)
+    for case, goal in zip(every, _goals(every), strict=True):
         found[case.shape.name] = fit(case, goal)
         if progress is not None:
             progress("fitting loads", len(found), len(every))
@@ -138,9 +135,13 @@ def prepare(
         By model; by default what was fitted before. A model without one is fitted now.
     """
     every = cases()
-    dynamics = stored() if dynamics is None else dynamics
-    if any(case.shape.name not in dynamics for case in every):
-        dynamics = refit(progress)
+    if dynamics is None:
+        dynamics = stored()
+        goals = zip(every, _goals(every), strict=True)
+        if not all(
+            c.shape.name in dynamics and dynamics[c.shape.name].fits(c, g) for c, g in goals
+        ):
+            dynamics = refit(progress)
     found: list[Prepared] = []
     for case in every:
         mine = dynamics[case.shape.name]
@@ -149,6 +150,13 @@ def prepare(
         if progress is not None:
             progress("replaying loads", len(found), len(every))
     return found
+
+
+def _goals(every: Sequence[Case]) -> list[float | None]:
+    """Return what EPLB shall leave in each case; None where that is published."""
+    known = [case for case in every if "eplb" in case.published]
+    left = [_excess_left(case) for case in known]
+    return [None if case in known else _borrowed(case, left) for case in every]
 
 
 def _excess_left(case: Case) -> float:
@@ -216,7 +224,7 @@ def table(
     rows = [
         row
         for one in prepared
-        for row in _case_rows(one, get_rack(RACK), sequence, recompute, factors)
+        for row in case_rows(one, get_rack(RACK), sequence, recompute, factors)
     ]
     _add_fitted(rows)
     for row in rows:
@@ -225,9 +233,10 @@ def table(
     return rows
 
 
-def _case_rows(
+def case_rows(
     one: Prepared, rack: RackProfile, sequence: int, recompute: Recompute, factors: Uneven
 ) -> list[Row]:
+    """Predict the rows of one case, see `table`; nothing is fitted to them."""
     case = one.case
     step = case.ideal_s(sequence)
     costs = {

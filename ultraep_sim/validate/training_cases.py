@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..compute.model_flops import step_flops
 from ..model import MODELS, ModelShape
-from .anchor_files import number, read
+from .tables import Tables, load_tables, number
 
 TOKENS = 8192
 """Tokens of a rank and micro-batch (published for Qwen3-235B: 65,536 pairs a rank)."""
@@ -76,16 +76,17 @@ class Case:
         return self.flops(sequence_length) / (self.ideal_tflops * 1e12)
 
 
-def cases() -> list[Case]:
-    """Return the published runs that can be set up."""
+def cases(tables: Tables | None = None) -> list[Case]:
+    """Return the published runs that can be set up, by default of the tables that ship."""
+    tables = load_tables() if tables is None else tables
     measured: dict[str, dict[str, Published]] = {}
-    for row in read("training"):
+    for row in tables["training"]:
         found = Published(number(row["tflops_per_gpu"]), number(row["mean_rank_imbalance"]))
         measured.setdefault(row["model"], {})[row["policy"]] = found
     known = []
-    for row in read("settings"):
+    for row in tables["settings"]:
         published = measured.get(row["model"], {})
-        degrees = _degrees(row["training"])
+        degrees = degrees_of(row["training"])
         slots = number(row["redundant_slots_per_rank"])
         ideal, none = published.get("ideal"), published.get("none")
         if row["model"] not in MODELS or "EP" not in degrees or slots is None:
@@ -106,6 +107,6 @@ def cases() -> list[Case]:
     return known
 
 
-def _degrees(text: str) -> dict[str, int]:
+def degrees_of(text: str) -> dict[str, int]:
     """Read ``EP64 DP2 (128 GPUs)``."""
     return {kind: int(size) for kind, size in re.findall(r"\b(EP|DP|PP)(\d+)\b", text)}

@@ -55,11 +55,12 @@ from ..planning.plan import Plan
 from ..planning.relay import relay_tree
 from ..policies import get_policy
 from .draws import Shape, zipf_loads
+from .tables import FOLDER
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PUBLISHED = Path(__file__).with_name("anchors") / "weight_distribution.csv"
+PUBLISHED = FOLDER / "weight_distribution.csv"
 SLOTS = 2
 DRAWS = 4
 SEED = 0

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..model.profiles import Direction
 from ..model.provenance import Quantity, fitted
-from .anchor_files import number, read
+from .tables import Tables, load_tables, number
 
 PARTS = ("moe_compute", "token_all_to_all")
 _SOURCE = "layer_breakdown.csv, forward, none and ultraep over ideal x mean imbalance"
@@ -43,14 +43,15 @@ OFF = Uneven(*(Quantity(1.0, "1", "assumed", "switched off", 1.0, 1.0),) * 2)
 
 def implied(part: str) -> dict[str, float]:
     """Divide published by plain law, by policy, for one part of the forward layer."""
+    tables = load_tables()
     imbalance = {
         row["policy"]: number(row["mean_rank_imbalance"])
-        for row in read("training")
+        for row in tables["training"]
         if row["model"] == "qwen3-235b"
     }
     bars = {
         row["policy"]: float(row["latency_ms"])
-        for row in read("layer_breakdown")
+        for row in tables["layer_breakdown"]
         if row["direction"] == get_args(Direction)[0] and row["part"] == part
     }
     found = {}
@@ -59,6 +60,30 @@ def implied(part: str) -> dict[str, float]:
         if policy != "ideal" and at is not None:
             found[policy] = bar / (bars["ideal"] * at)
     return found
+
+
+def routed(tables: Tables) -> Quantity:
+    """Return the one overhead of real routing that the paper suite fits: on its all-to-all.
+
+    Taken from the layer without balancing alone, so that no row of a balancer decides it: the
+    published all-to-all of ``none``, forward, over ``ideal``'s times the imbalance of ``none``. The
+    experts' GEMM has a part in `published`; here it has none, as a class of policies may have one
+    overhead. 1 where a cell is missing.
+    """
+    part = {"model": "qwen3-235b", "direction": "forward", "part": PARTS[1]}
+    none, ideal = (tables.find("layer_breakdown", **part, policy=p) for p in ("none", "ideal"))
+    run = tables.find("training", model="qwen3-235b", policy="none")
+    cells = [
+        number(row[column]) if row is not None else None
+        for row, column in (
+            (none, "latency_ms"),
+            (ideal, "latency_ms"),
+            (run, "mean_rank_imbalance"),
+        )
+    ]
+    if cells[0] is None or cells[1] is None or cells[2] is None:
+        return OFF.all_to_all
+    return fitted(cells[0] / (cells[1] * cells[2]), "1", "layer_breakdown.csv, none, forward")
 
 
 def published() -> Uneven:
