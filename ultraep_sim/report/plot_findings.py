@@ -98,12 +98,12 @@ def _cell(axis: Axes, x: int, y: int, row: Flat, looks: dict[str, Any], top: flo
 
     name, margin = row["winner"], row["margin_percent"]
     if name is None:
-        colour, text, hatch = FAINT, "none fits" if row["not_fitting"] else "no value", "xxx"
+        colour, text, hatch = FAINT, "nothing fits" if row["not_fitting"] else "no value", "xxx"
     else:
         part = _PALE + (_FULL - _PALE) * min(1.0, max(0.0, margin or 0.0) / top)
         paint = to_rgb(looks[name][0])
         colour = tuple(1 - part * (1 - c) for c in paint)  # type: ignore[assignment]
-        text = name if margin is None else f"{name}\n{percent(margin)}"
+        text = f"{name}\n{'alone' if margin is None else percent(margin)}"
         hatch = "////" if row["tied_with"] else ""
     axis.add_patch(
         Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", hatch=hatch)
@@ -214,8 +214,9 @@ def _bars(axis: Axes, rows: Sequence[Flat], looks: dict[str, Any]) -> None:
     for y, row in enumerate(rows):
         colour = looks[row["policy"]][0] if row["policy"] in looks else MUTED
         first = y == 0
-        axis.barh(y, row["mean_loss_percent"], color=colour, height=0.6,
-                  label="mean" if first else None)  # fmt: skip
+        axis.barh(y, row["mean_loss_percent"], color=colour, height=0.6)
+        if first:
+            axis.barh(y, 0.0, color=MUTED, label="mean")
         if row["mean_loss_percent_p5"] is not None:
             axis.hlines(y, row["mean_loss_percent_p5"], row["mean_loss_percent_p95"], color=INK,
                         linewidth=1.2)  # fmt: skip
@@ -265,10 +266,11 @@ def pareto_front(table: SweepTable) -> Figure | None:
     axis.step([row[memory] for row in front],
               [row["throughput_percent_of_best"] for row in front], where="post", color=INK,
               linewidth=1, zorder=0, label="front")  # fmt: skip
-    for row in front[:MAX_BARS]:
-        axis.annotate(row["choice"], (row[memory], row["throughput_percent_of_best"]),
-                      xytext=(6, -10), textcoords="offset points", fontsize=7)  # fmt: skip
-    axis.set_ylim(bottom=0)
+    for at, row in enumerate(front[:MAX_BARS], start=1):
+        axis.annotate(f"{at}", (row[memory], row["throughput_percent_of_best"]), xytext=(5, 5),
+                      textcoords="offset points", fontsize=8, fontweight="bold")  # fmt: skip
+        axis.plot([], [], linestyle="none", label=f"{at}  {row['choice']}")
+    axis.margins(0.08)
     axis.set_xlabel(f"{memory}, fullest GPU, under the worst condition")
     axis.set_ylabel("throughput [% of the best choice]")
     axis.grid(color=FAINT, linewidth=0.6)
