@@ -20,9 +20,8 @@ from .sweep_figures import (
     pareto_rows,
     regret_rows,
     short,
-    winner_rows,
 )
-from .sweep_findings import Advice
+from .sweep_findings import Advice, Winner, winners
 from .sweep_table import SweepTable, number, shown
 from .sweep_text import findings, use
 
@@ -81,7 +80,7 @@ def looks(policies: Sequence[str]) -> list[dict[str, Any]]:
         {
             "label": label,
             "colour": found[label][0],
-            "dash": [2 * n for n in found[label][1][1]]  # type: ignore[union-attr]
+            "dash": [2 * n for n in found[label][1][1]]
             if not isinstance(found[label][1], str)
             else [],
         }
@@ -155,21 +154,19 @@ def _found(table: SweepTable, metric: str) -> dict[str, Any]:
         cells[index[row["policy"]]][where[table.place(row)]] = band
     return {
         "cells": cells,
-        "winners": [_winner(row, index) for row in winner_rows(table, metric)],
+        "winners": [_winner(one, index) for one in winners(table, metric)],
         "regret": _rounded_rows(regret_rows(table, metric)),
         "pareto": _rounded_rows(pareto_rows(table, metric)),
     }
 
 
-def _winner(row: Flat, index: Mapping[str, int]) -> dict[str, Any]:
+def _winner(one: Winner, index: Mapping[str, int]) -> dict[str, Any]:
     return {
-        "winner": index.get(row["winner"], -1),
-        "runner_up": index.get(row["runner_up"], -1),
-        "margin": [
-            rounded(row[k]) for k in ("margin_percent", "margin_percent_p5", "margin_percent_p95")
-        ],
-        "tied": [index[name] for name in row["tied_with"].split()],
-        "not_fitting": [index[name] for name in row["not_fitting"].split()],
+        "winner": -1 if one.policy is None else index[one.policy],
+        "runner_up": -1 if one.runner_up is None else index[one.runner_up],
+        "margin": [None] * 3 if one.margin is None else [rounded(v) for v in one.margin[:3]],
+        "tied": [index[name] for name in one.tied],
+        "not_fitting": [index[name] for name in one.not_fitting],
     }
 
 

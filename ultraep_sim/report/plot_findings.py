@@ -61,7 +61,7 @@ def winner_map(table: SweepTable) -> Figure:
     along = main_axis(table)
     rest = [name for name in table.axes if name != along]
     lanes = others(table, along)
-    found = {place: row for place, row in zip(table.places, _winners(table), strict=True)}
+    found = dict(zip(table.places, winner_rows(table, table.aim.metric), strict=True))
     columns = table.values[along] if along else [None]
     kept = lanes[:MAX_ROWS]
     figure, axes = _subplots(1, 1, 2.6 + max(4.0, 0.95 * len(columns)), 1.6 + 0.42 * len(kept))
@@ -86,10 +86,6 @@ def winner_map(table: SweepTable) -> Figure:
         note += f"; {len(kept)} of {len(lanes)} lines, all are in the page and in data/winners.csv"
     _title(figure, "Who wins where, and by how much", note)
     return figure
-
-
-def _winners(table: SweepTable) -> list[Flat]:
-    return winner_rows(table, table.aim.metric)
 
 
 def _cell(axis: Axes, x: int, y: int, row: Flat, looks: dict[str, Any], top: float) -> None:
@@ -174,9 +170,8 @@ def _panel(
         axis.set_ylim(bottom=0)  # so that a small difference looks small
     if named or len(places) <= 10:
         axis.minorticks_off()
-        axis.set_xticks(
-            range(len(places)) if named else places, [shown(v) if along else "" for v in places]
-        )
+        at = list(range(len(places))) if named else [number(value) or 0.0 for value in places]
+        axis.set_xticks(at, [shown(value) if along else "" for value in places])
     axis.set_xlabel(short(along) if along else "")
     axis.grid(axis="y", color=FAINT, linewidth=0.6)
 

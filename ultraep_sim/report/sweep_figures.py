@@ -7,10 +7,11 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .sweep_findings import Choice, Regret, Winner, pareto, regrets, winner
+from .sweep_findings import Choice, Regret, Winner, pareto, regrets, winners
 from .sweep_table import Band, Place, SweepTable, band, number, shown
 
 Flat = dict[str, Any]
+_BETWEEN = "; "  # names of policies may hold spaces
 
 
 def flat(name: str, found: Band | None) -> Flat:
@@ -23,7 +24,7 @@ def flat(name: str, found: Band | None) -> Flat:
 
 def winner_rows(table: SweepTable, metric: str) -> list[Flat]:
     """Return the winner of every place: margin in percent of the runner-up."""
-    return [_winner(table, winner(table, place, metric), metric) for place in table.places]
+    return [_winner(table, one, metric) for one in winners(table, metric)]
 
 
 def _winner(table: SweepTable, one: Winner, metric: str) -> Flat:
@@ -34,9 +35,9 @@ def _winner(table: SweepTable, one: Winner, metric: str) -> Flat:
         "value": None if one.value is None else one.value.center,
         "runner_up": one.runner_up,
         **flat("margin_percent", one.margin),
-        "tied_with": " ".join(one.tied),
-        "not_fitting": " ".join(one.not_fitting),
-        "missing": " ".join(one.missing),
+        "tied_with": _BETWEEN.join(one.tied),
+        "not_fitting": _BETWEEN.join(one.not_fitting),
+        "missing": _BETWEEN.join(one.missing),
     }
 
 
@@ -74,8 +75,8 @@ def regret_rows(table: SweepTable, metric: str) -> list[Flat]:
     found = []
     for family, (axes, by_policy) in families(table).items():
         rest = [name for name in table.axes if name not in axes]
-        for one in regrets(table, axes, by_policy=by_policy, metric=metric):
-            found.append(_regret(family, axes, rest, one, metric))
+        losses = regrets(table, axes, by_policy=by_policy, metric=metric)
+        found += [_regret(family, axes, rest, one, metric) for one in losses]
     return found
 
 
@@ -155,5 +156,3 @@ def to_csv(rows: Iterable[Flat]) -> str:
     writer.writeheader()
     writer.writerows(every)
     return text.getvalue()
-
-

@@ -13,9 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
-from .sweep_table import Band, Cell, Place, Sample, SweepTable, band
+from .sweep_table import (
+    HIGH,
+    LOW,
+    Band,
+    Cell,
+    Place,
+    Sample,
+    SweepTable,
+    band,
+    center,
+    percentile,
+)
 
 Values = Mapping[Sample, float]
 
@@ -98,6 +107,11 @@ class Regret:
         """Whether the choice can be made at every place."""
         return self.places == self.out_of
 
+    @property
+    def standing(self) -> tuple[int, bool]:
+        """What counts before any loss: that it fits, and that it was seen at half of the places."""
+        return self.not_fitting, 2 * self.places < self.out_of
+
 
 def gain(first: Values, second: Values, sign: int) -> dict[Sample, float]:
     """Return how much better the first is, percent of the second, for the samples of both."""
@@ -140,8 +154,7 @@ def winner(table: SweepTable, place: Place, metric: str) -> Winner:
     missing = tuple(n for n in buyable if n not in paired and n not in not_fitting)
     if not paired:
         return Winner(place, None, not_fitting=not_fitting, missing=missing)
-    bands = {name: band(found) for name, found in paired.items()}
-    best, *others = sorted(paired, key=lambda name: sign * bands[name].center)
+    best, *others = sorted(paired, key=lambda name: sign * center(paired[name]))
     margins = {}
     for name in others:
         found = gain(paired[best], paired[name], sign)
@@ -151,7 +164,7 @@ def winner(table: SweepTable, place: Place, metric: str) -> Winner:
     return Winner(
         place,
         best,
-        bands[best],
+        band(paired[best]),
         runner_up,
         None if runner_up is None else margins.get(runner_up),
         tuple(name for name, found in margins.items() if found.includes_zero),
@@ -168,18 +181,17 @@ def winners(table: SweepTable, metric: str | None = None) -> list[Winner]:
 def _best_of(cells: Iterable[Cell], metric: str, sign: int) -> dict[Sample, float]:
     """Return the values of the cell with the best center; empty where none has a value."""
     found = [values for values in (cell.values(metric) for cell in cells) if values]
-    return min(found, key=lambda values: sign * band(values).center, default={})
+    return min(found, key=lambda values: sign * center(values), default={})
 
 
 def _spread(losses: Mapping[Place, Values]) -> Band:
     """Return mean over places with the band of that mean over the samples all places have."""
     shared = set.intersection(*(set(found) for found in losses.values()))
-    center = math.fsum(band(found).center for found in losses.values()) / len(losses)
+    middle = math.fsum(center(found) for found in losses.values()) / len(losses)
     means = [math.fsum(found[s] for found in losses.values()) / len(losses) for s in shared]
     if len(means) < 2:
-        return Band(center, None, None, len(means))
-    low, high = (float(q) for q in np.percentile(means, [5.0, 95.0]))
-    return Band(center, low, high, len(means))
+        return Band(middle, None, None, len(means))
+    return Band(middle, percentile(means, LOW), percentile(means, HIGH), len(means))
 
 
 def _losses(
@@ -197,6 +209,7 @@ def _losses(
     count = 0
     for at, places in groups.items():
         options: dict[Choice, list[Cell]] = {}
+        too_large: set[Choice] = set()
         for place in places:
             setting = table.part(place, of)
             offers = table.offers(place)
@@ -205,29 +218,21 @@ def _losses(
                 if policy in offers:
                     options.setdefault(choice, []).append(cell)
                 elif policy not in table.aim.spec.bounds and not cell.fits:
-                    misfits.setdefault(choice, 0)
+                    too_large.add(choice)
         values = {c: _best_of(cells, metric, sign) for c, cells in options.items()}
         values = {choice: found for choice, found in values.items() if found}
-        for choice in misfits:
-            misfits[choice] += choice not in values and _tried(table, places, of, choice)
         if not values:
             continue
+        for choice in too_large - set(values):
+            misfits[choice] = misfits.get(choice, 0) + 1
         count += 1
-        best = min(values.values(), key=lambda found: sign * band(found).center)
+        best = min(values.values(), key=lambda found: sign * center(found))
         for choice, found in values.items():
             lost = {sample: -value for sample, value in gain(found, best, sign).items()}
             if lost:
                 losses.setdefault(choice, {})[at] = lost
                 used.setdefault(choice, []).extend(options[choice])
     return losses, used, misfits, count
-
-
-def _tried(table: SweepTable, places: Sequence[Place], of: Sequence[str], choice: Choice) -> bool:
-    """Say whether a choice was tried at these places, fitting or not."""
-    return any(
-        table.part(place, of) == choice.setting and choice.policy in (None, *table.at(place))
-        for place in places
-    )
 
 
 def regrets(
@@ -237,7 +242,9 @@ def regrets(
     by_policy: bool = True,
     metric: str | None = None,
 ) -> list[Regret]:
-    """Return what each choice costs when it is made everywhere, the least mean loss first.
+    """Return what each choice costs when it is made everywhere.
+
+    Those that fit at most places come first, then those with the least mean loss.
 
     Parameters
     ----------
@@ -253,14 +260,14 @@ def regrets(
     losses, used, misfits, count = _losses(table, metric, of, by_policy)
     found = []
     for choice, lost in losses.items():
-        centers = {at: band(values).center for at, values in lost.items()}
+        centers = {at: center(values) for at, values in lost.items()}
         worst_at = max(centers, key=lambda at: centers[at])
         memory = [cell.memory for cell in used[choice] if cell.memory is not None]
         found.append(
             Regret(
                 choice,
                 _spread(lost),
-                float(np.percentile(list(centers.values()), 90)),
+                percentile(list(centers.values()), 90.0),
                 centers[worst_at],
                 worst_at,
                 len(lost),
@@ -269,7 +276,7 @@ def regrets(
                 max(memory, default=None) if by_policy else None,
             )
         )
-    return sorted(found, key=lambda one: (not one.everywhere, one.mean.center))
+    return sorted(found, key=lambda one: (*one.standing, one.mean.center))
 
 
 @dataclass(frozen=True)
@@ -321,13 +328,11 @@ def _thrifty(table: SweepTable, found: Sequence[Regret], best: Regret) -> Regret
         for one in found
         if one.choice.policy == best.choice.policy
         and one.mean.center <= limit
-        and one.everywhere == best.everywhere
+        and one.standing == best.standing
         and one.memory is not None
     ]
     # Memory is compared to a MB: what differs by less is equal, and the faster one is taken.
-    return min(
-        near, key=lambda one: (round(one.memory or 0.0, 3), one.mean.center), default=best
-    )
+    return min(near, key=lambda one: (round(one.memory or 0.0, 3), one.mean.center), default=best)
 
 
 def _margin(table: SweepTable, metric: str, first: Regret, second: Regret) -> Band | None:
@@ -396,6 +401,6 @@ def pareto(table: SweepTable, metric: str | None = None) -> list[ParetoPoint]:
 
 def _speed(cell: Cell, best: Values, metric: str, sign: int) -> float:
     """Return throughput over the best one's: a time counts inversely."""
-    mine, top = band(cell.values(metric)).center, band(best).center
+    mine, top = center(cell.values(metric)), center(best)
     over, under = (top, mine) if sign > 0 else (mine, top)
     return 100.0 * over / under if under else math.nan

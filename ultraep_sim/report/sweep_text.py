@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -10,10 +11,9 @@ from .plot_sweep import NO_FIT
 from .sweep_findings import Advice, Choice, Regret, Winner, advice, gain, regrets, winners
 from .sweep_table import Band, SweepTable, band, told
 
-
-def plain(value: float) -> str:
-    """Return a number with the digits a reader can use."""
-    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+_TIMES = ("iteration_ms", "layer_time_ms")
+#: Settings that change how much a step or a layer of it does on one GPU.
+_WORK = re.compile(r"ranks|parallel|stages|micro_?batch|tokens|^ep$|ep_?size", re.IGNORECASE)
 
 
 def percent(value: float) -> str:
@@ -83,9 +83,8 @@ def _winners(table: SweepTable, found: Sequence[Winner]) -> list[str]:
         text += f". {len(ties)} of these {'is a tie' if len(ties) == 1 else 'are ties'} with the "
         text += f"runner-up or others ({among}): the difference is not told apart from 0"
     texts = [text + "."]
-    clear = [one for one in won if one.margin is not None]
-    if clear:
-        margins = [(one.margin.center, one) for one in clear if one.margin is not None]
+    margins = [(one.margin.center, one) for one in won if one.margin is not None]
+    if margins:
         least, most = min(margins, key=lambda m: m[0]), max(margins, key=lambda m: m[0])
         middle = percent(statistics.median(m for m, _ in margins))
         if len(margins) == 1:
@@ -107,12 +106,12 @@ def _called(table: SweepTable, name: str) -> str:
 def _margin(table: SweepTable, one: Winner) -> str:
     at = told(table.axes, one.place)
     where = f" at {at}" if at else ""
-    assert one.margin is not None
-    return f"{percent(one.margin.center)}{spread(one.margin)} ({one.policy} over {one.runner_up}{where})"
+    size = "" if one.margin is None else f"{percent(one.margin.center)}{spread(one.margin)} "
+    return f"{size}({one.policy} over {one.runner_up}{where})"
 
 
 def _worth(table: SweepTable, found: Sequence[Winner]) -> str:
-    """What the winner is worth over doing nothing, and what is left to the bound."""
+    """Say what the winner is worth over doing nothing, and what is left to the bound."""
     sign, metric = table.aim.sign(table.aim.metric), table.aim.metric
     parts = []
     for other, verb in ((table.aim.spec.baseline, "better than"), *_bounds(table)):
@@ -142,7 +141,8 @@ def _wrong(table: SweepTable) -> list[str]:
     if len(table.places) < 2:
         return []
     return [
-        f"{_called(table, str(one.choice.policy))} everywhere loses {_cost(table, one, table.axes)}."
+        f"{_called(table, str(one.choice.policy))} everywhere loses "
+        f"{_cost(table, one, table.axes)}."
         for one in regrets(table)
     ]
 
@@ -173,7 +173,20 @@ def _settings(table: SweepTable) -> list[str]:
         )
         more = f"; and {len(found) - 9} more" if len(found) > 9 else ""
         texts.append(f"{head}. Others on average: {others}{more}.")
-    return texts
+    return texts + _unequal_work(table)
+
+
+def _unequal_work(table: SweepTable) -> list[str]:
+    """Warn where times of steps that may not do the same work are set against each other."""
+    if table.aim.metric not in _TIMES:
+        return []
+    axes = [n for n in table.aim.settings if _WORK.search(n) and len(table.values[n]) > 1]
+    if not axes:
+        return []
+    return [
+        f"{table.aim.metric} is compared across {', '.join(axes)} as it is: that is sound only if "
+        "a step does the same work at each value; else set report.metric to a throughput."
+    ]
 
 
 def _memory(table: SweepTable, found: Sequence[Winner]) -> str:
@@ -229,7 +242,9 @@ def use(table: SweepTable, found: Advice | None = None) -> str:
     text = f"Use {called}{f' with {setting}' if setting else ''}. "
     if best.choice.policy == aim.spec.baseline:
         text = f"Do not balance{f' ({setting})' if setting else ''}. "
-    scope = "" if best.out_of == 1 else f" over {best.places} of {best.out_of} conditions"
+    scope = "" if best.out_of == 1 else f", over all {best.out_of} conditions"
+    if not best.everywhere:
+        scope = f", over {best.places} of {best.out_of} conditions"
     text += _over(table, found, scope)
     if best.choice != found.fastest.choice:
         more = found.fastest
@@ -248,7 +263,8 @@ def _over(table: SweepTable, found: Advice, scope: str) -> str:
     best = found.choice
     cost = ""
     if best.out_of > 1:
-        cost = f" Against the best choice under each condition it loses {_cost(table, best, table.aim.conditions)}."
+        lost = _cost(table, best, table.aim.conditions)
+        cost = f" Against the best choice under each condition it loses {lost}."
     if found.runner_up is None or found.margin is None:
         return f"There is no other policy to compare with.{cost}"
     other = name_of(table, found.runner_up.choice, table.aim.settings)

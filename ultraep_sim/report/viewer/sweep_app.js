@@ -212,7 +212,7 @@ class SweepApp {
     const flat = (rows) => ({ columns: Object.keys(rows[0] || {}), rows: rows.map((row) => Object.values(row)) });
     const value = ["metric", "value", "p5", "p95"];
     const name = (policy) => (policy < 0 ? "" : m.policies[policy].label);
-    const names = (list) => list.map(name).join(" ");
+    const names = (list) => list.map(name).join("; ");
     if (figure === "rows") return this.rows.data;
     if (figure === "map") {
       return { columns: [...axes, "metric", "winner", "runner_up", "margin_percent", "p5", "p95", "tied_with", "not_fitting"],

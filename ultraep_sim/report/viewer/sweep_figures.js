@@ -69,7 +69,7 @@ function drawBars(place, bars, hover) {
       bar.low === null ? null : svg("line", { x1: x(bar.low), x2: x(bar.high), y1: y, y2: y, stroke: "#222", "stroke-width": 1.5 }),
       svg("line", { x1: x(bar.p90), x2: x(bar.p90), y1: y - 7, y2: y + 7, stroke: "#222", "stroke-width": 1.5 }),
       svg("circle", { cx: x(bar.worst), cy: y, r: 3, fill: "#222" }),
-      svg("text", { x: left + width + 10, y: y + 4, class: "soft" }, [bar.mean, bar.p90, bar.worst].map((v) => percent(v).replace(" %", "")).join("  "))));
+      svg("text", { x: left + width + 16, y: y + 4, class: "soft" }, [bar.mean, bar.p90, bar.worst].map((v) => percent(v).replace(" %", "")).join(" · "))));
   });
   place.replaceChildren(drawn);
 }
@@ -147,7 +147,7 @@ function drawCurves(place, { x, labels, series, yLabel, palette }, hover) {
     series: lines,
     bands,
     axes: [
-      axis(palette, { size: 40, labelSize: 16, label: labels.name, splits: () => x.filter((_, at) => at % every === 0), values: (_, splits) => splits.map((at) => labels.values[x.indexOf(at)]) }),
+      axis(palette, { size: 24, labelSize: 18, label: labels.name, splits: () => x.filter((_, at) => at % every === 0), values: (_, splits) => splits.map((at) => labels.values[x.indexOf(at)]) }),
       axis(palette, { size: 58, label: yLabel }),
     ],
     cursor: { drag: { x: false, y: false }, y: false, points: { size: 7 } },
