@@ -45,7 +45,6 @@ def sweep_page(
     notes : sequence of str
         What a reader must know; names in it may be anything, all text is escaped here.
     """
-    kind, kind_class = _kind(table)
     said = [*notes]
     if len(table.rows) > MAX_ROWS:
         said.append(
@@ -54,8 +53,8 @@ def sweep_page(
         )
     parts = {
         "title": html.escape(title),
-        "kind": kind,
-        "kind_class": kind_class,
+        "kind": f"{table.synthetic or 'recorded'} loads",
+        "kind_class": "synthetic" if table.synthetic else "recorded",
         "advice": html.escape(use(table, found)),
         "findings": items(findings(table)),
         "notes": items(said),
@@ -63,13 +62,6 @@ def sweep_page(
     return assemble(
         _manifest(table, found), {}, parts, page="sweep.html", scripts=SCRIPTS, styles=STYLES
     )
-
-
-def _kind(table: SweepTable) -> tuple[str, str]:
-    drawn = [str(row.get("workload", "")).startswith("SYNTHETIC") for row in table.rows]
-    if not any(drawn):
-        return "recorded loads", "recorded"
-    return ("SYNTHETIC loads" if all(drawn) else "partly SYNTHETIC loads"), "synthetic"
 
 
 def looks(policies: Sequence[str]) -> list[dict[str, Any]]:

@@ -50,8 +50,9 @@ def _subplots(rows: int, columns: int, width: float, height: float) -> tuple[Fig
     )  # fmt: skip
 
 
-def _title(figure: Figure, text: str, note: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+def _title(figure: Figure, table: SweepTable, text: str, note: str) -> None:
+    kind = f" ({table.synthetic} load)" if table.synthetic else ""
+    figure.suptitle(text + kind, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     if note:
         figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=MUTED)
 
@@ -84,7 +85,7 @@ def winner_map(table: SweepTable) -> Figure:
     note = f"margin over the runner-up by {table.aim.metric}; hatched: a tie, its band includes 0"
     if len(lanes) > len(kept):
         note += f"; {len(kept)} of {len(lanes)} lines, all are in the page and in data/winners.csv"
-    _title(figure, "Who wins where, and by how much", note)
+    _title(figure, table, "Who wins where, and by how much", note)
     return figure
 
 
@@ -138,7 +139,9 @@ def curves(table: SweepTable) -> Figure:
     note += "; hollow: does not fit in memory"
     if len(lanes) > len(kept):
         note += f"; {len(kept)} of {len(lanes)} panels, all are in the page and in data/curves.csv"
-    _title(figure, f"{table.aim.metric} ({table.aim.metrics[table.aim.metric]} is better)", note)
+    _title(
+        figure, table, f"{table.aim.metric} ({table.aim.metrics[table.aim.metric]} is better)", note
+    )
     return figure
 
 
@@ -198,8 +201,8 @@ def cost_of_being_wrong(table: SweepTable) -> Figure:
     handles = axes[0][0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", fontsize=8, ncols=3)
     cut = any(len(found) == MAX_BARS for found in groups.values())
-    note = "(n of m): the choice has a value that fits at n of m points only"
-    _title(figure, "What a wrong choice costs",
+    note = "numbers: mean, 90th percentile, worst; (n of m): has a value that fits at n of m points only"
+    _title(figure, table, "What a wrong choice costs",
            note + (f"; the best {MAX_BARS} of a kind" if cut else ""))  # fmt: skip
     return figure
 
@@ -270,7 +273,7 @@ def pareto_front(table: SweepTable) -> Figure | None:
     axis.set_ylabel("throughput [% of the best choice]")
     axis.grid(color=FAINT, linewidth=0.6)
     figure.legend(loc="outside right center", fontsize=8)
-    _title(figure, "Throughput against memory", "hollow: does not fit in memory")
+    _title(figure, table, "Throughput against memory", "hollow: does not fit in memory")
     return figure
 
 

@@ -175,10 +175,10 @@ def compare(
     _shared(rows_b, second_axes, axes_a, names[1])
     neutral = (spec or ReportSpec()).model_copy(update={"settings": None, "conditions": None})
     tables = SweepTable(rows_a, axes, neutral), SweepTable(rows_b, axes, neutral)
-    rows = _by_key(tables[0]), _by_key(tables[1])
+    keyed = _by_key(tables[0]), _by_key(tables[1])
     metrics = {**tables[0].aim.metrics, **tables[1].aim.metrics}
-    both = [key for key in rows[0] if key in rows[1]]
-    changes, equal, matched = _changes(tables[0], rows, both, metrics)
+    both = [key for key in keyed[0] if key in keyed[1]]
+    changes, equal, matched = _changes(tables[0], keyed, both, metrics)
     found = [{one.place: one for one in winners(table)} for table in tables]
     shared = [place for place in found[0] if place in found[1]]
     return Comparison(
@@ -189,8 +189,8 @@ def compare(
         changes,
         equal,
         matched,
-        [_where(axes, key) for key in rows[0] if key not in rows[1]],
-        [_where(axes, key) for key in rows[1] if key not in rows[0]],
+        [_where(axes, key) for key in keyed[0] if key not in keyed[1]],
+        [_where(axes, key) for key in keyed[1] if key not in keyed[0]],
         [
             _changed(axes, found[0][place], found[1][place])
             for place in shared

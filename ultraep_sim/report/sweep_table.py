@@ -143,6 +143,14 @@ class SweepTable:
         )
         self.samples = list(dict.fromkeys(s for cell in self.cells.values() for s in cell.rows))
 
+    @property
+    def synthetic(self) -> str:
+        """Return ``SYNTHETIC`` or ``partly SYNTHETIC`` where the loads are, else nothing."""
+        drawn = [str(row.get("workload", "")).startswith("SYNTHETIC") for row in self.rows]
+        if not any(drawn):
+            return ""
+        return "SYNTHETIC" if all(drawn) else "partly SYNTHETIC"
+
     def _cell(self, rows: dict[Sample, Row]) -> Cell:
         memory = [number(row.get(self.aim.spec.memory)) for row in rows.values()]
         known = [value for value in memory if value is not None]

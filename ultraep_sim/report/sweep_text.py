@@ -225,10 +225,8 @@ def _samples(table: SweepTable) -> str:
 
 
 def _synthetic(table: SweepTable) -> str:
-    drawn = [str(row.get("workload", "")).startswith("SYNTHETIC") for row in table.rows]
-    if not any(drawn):
-        return ""
-    return "The loads are SYNTHETIC." if all(drawn) else "Some of the loads are SYNTHETIC."
+    kind = table.synthetic
+    return f"The loads are {kind}." if kind else ""
 
 
 def use(table: SweepTable, found: Advice | None = None) -> str:
@@ -249,10 +247,10 @@ def use(table: SweepTable, found: Advice | None = None) -> str:
     if best.choice != found.fastest.choice:
         more = found.fastest
         extra = (more.memory or 0.0) - (best.memory or 0.0)
+        less = percent(best.mean.center - more.mean.center).replace("%", "percentage points")
         text += (
-            f" {told(aim.settings, more.choice.setting)} is "
-            f"{percent(best.mean.center - more.mean.center)} better, within the tolerance of "
-            f"{percent(aim.spec.tolerance_percent)}, and takes {extra:.2g} GB more."
+            f" {told(aim.settings, more.choice.setting)} would lose {less} less, within the "
+            f"tolerance of {percent(aim.spec.tolerance_percent)}, and takes {extra:.2g} GB more."
         )
     if not best.everywhere:
         text += " No choice can be made under all conditions; this one can under most."
