@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import json
 import re
 
@@ -13,7 +14,7 @@ from ultraep_sim.sweep.report_spec import ReportSpec
 
 from .sweep_rows import AXES, hand_made, row
 
-EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'& {{data}}"
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'& {{data}} $\\frac$"
 
 
 def report(tmp_path, rows=None, axes=AXES, **named):
@@ -104,7 +105,7 @@ def test_the_page_and_the_text_agree(tmp_path) -> None:
     page = files["report.html"].read_text()
     for line in files["findings.md"].read_text().splitlines():
         if line.startswith("- "):
-            assert line[2:] in page
+            assert html.escape(line[2:]) in page
 
 
 def test_the_title_is_the_specs(tmp_path) -> None:

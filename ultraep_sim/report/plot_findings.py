@@ -29,9 +29,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_ROWS, MAX_PANELS, MAX_BARS = 48, 6, 12
+MAX_NAME = 64
 _MARKERS = "osD^vPX*"
 #: Strength of a cell's colour: from a margin of nothing to the largest.
 _PALE, _FULL = 0.18, 0.75
+
+
+def fair(text: str, most: int = MAX_NAME) -> str:
+    """Return a name as a plot can show it: cut in the middle, and no mathematics in it."""
+    if len(text) > most:
+        text = f"{text[: most // 2]}\N{HORIZONTAL ELLIPSIS}{text[1 - most // 2 :]}"
+    return text.replace("$", r"\$")
 
 
 def _looks(table: SweepTable) -> dict[str, tuple[Any, Any, str]]:
@@ -52,7 +60,7 @@ def _subplots(rows: int, columns: int, width: float, height: float) -> tuple[Fig
 
 def _title(figure: Figure, table: SweepTable, text: str, note: str) -> None:
     kind = f" ({table.synthetic} load)" if table.synthetic else ""
-    figure.suptitle(text + kind, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    figure.suptitle(fair(text) + kind, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     if note:
         figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=MUTED)
 
@@ -76,13 +84,15 @@ def winner_map(table: SweepTable) -> Figure:
             _cell(axis, x, kept.index(lane), row, looks, top)
     axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylim(len(kept) - 0.5, -0.5)
-    axis.set_xticks(range(len(columns)), [shown(value) for value in columns] if along else [""])
-    axis.set_yticks(range(len(kept)), [words(rest, lane) for lane in kept])
+    axis.set_xticks(
+        range(len(columns)), [fair(shown(value), 16) for value in columns] if along else [""]
+    )
+    axis.set_yticks(range(len(kept)), [fair(words(rest, lane)) for lane in kept])
     axis.tick_params(length=0)
-    axis.set_xlabel(along or "")
+    axis.set_xlabel(fair(along or ""))
     for side in ("left", "bottom"):
         axis.spines[side].set_visible(False)
-    note = f"margin over the runner-up by {table.aim.metric}; hatched: a tie, its band includes 0"
+    note = f"margin over the runner-up by {fair(table.aim.metric)}; hatched: a tie, its band includes 0"
     if len(lanes) > len(kept):
         note += f"; {len(kept)} of {len(lanes)} lines, all are in the page and in data/winners.csv"
     _title(figure, table, "Who wins where, and by how much", note)
@@ -100,7 +110,7 @@ def _cell(axis: Axes, x: int, y: int, row: Flat, looks: dict[str, Any], top: flo
         part = _PALE + (_FULL - _PALE) * min(1.0, max(0.0, margin or 0.0) / top)
         paint = to_rgb(looks[name][0])
         colour = tuple(1 - part * (1 - c) for c in paint)  # type: ignore[assignment]
-        text = f"{name}\n{'alone' if margin is None else percent(margin)}"
+        text = f"{fair(name, 16)}\n{'alone' if margin is None else percent(margin)}"
         hatch = "////" if row["tied_with"] else ""
     axis.add_patch(
         Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", hatch=hatch)
@@ -125,11 +135,11 @@ def curves(table: SweepTable) -> Figure:
         here = [row for row in rows if tuple(row[name] for name in rest) == lane]
         _panel(axis, table, here, along, looks)
         if rest:
-            axis.set_title(words(rest, lane), loc="left", color=MUTED, fontsize=8)
+            axis.set_title(fair(words(rest, lane), 44), loc="left", color=MUTED, fontsize=8)
     for axis in flat[len(kept) :]:
         axis.set_visible(False)
     for line in axes:
-        line[0].set_ylabel(table.aim.metric)
+        line[0].set_ylabel(fair(table.aim.metric))
     handles: dict[str, Any] = {}
     for axis in flat:
         handles |= {k: h for h, k in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -157,7 +167,7 @@ def _panel(
         color, dash, marker = looks[policy]
         xs = [places.index(row[along]) if named else row[along] for row in mine] if along else [0]
         axis.plot(xs, [row["value"] for row in mine], color=color, linestyle=dash, marker=marker,
-                  markersize=4, linewidth=1.5, label=policy)  # fmt: skip
+                  markersize=4, linewidth=1.5, label=fair(policy, 24))  # fmt: skip
         banded = [(x, row) for x, row in zip(xs, mine, strict=True) if row["value_p5"] is not None]
         if len(banded) > 1:
             axis.fill_between([x for x, _ in banded], [r["value_p5"] for _, r in banded],
@@ -174,8 +184,8 @@ def _panel(
     if named or len(places) <= 10:
         axis.minorticks_off()
         at = list(range(len(places))) if named else [number(value) or 0.0 for value in places]
-        axis.set_xticks(at, [shown(value) if along else "" for value in places])
-    axis.set_xlabel(short(along) if along else "")
+        axis.set_xticks(at, [fair(shown(value), 16) if along else "" for value in places])
+    axis.set_xlabel(fair(short(along)) if along else "")
     axis.grid(axis="y", color=FAINT, linewidth=0.6)
 
 
@@ -196,12 +206,12 @@ def cost_of_being_wrong(table: SweepTable) -> Figure:
     looks = _looks(table)
     for axis, (name, found) in zip((line[0] for line in axes), groups.items(), strict=True):
         _bars(axis, found, looks)
-        axis.set_title(f"one {name} everywhere", loc="left", color=MUTED)
+        axis.set_title(fair(f"one {name} everywhere"), loc="left", color=MUTED)
     axes[-1][0].set_xlabel("loss against the best at each point [%]")
     handles = axes[0][0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", fontsize=8, ncols=3)
     cut = any(len(found) == MAX_BARS for found in groups.values())
-    note = "numbers: mean, 90th percentile, worst; (n of m): has a value that fits at n of m points only"
+    note = "numbers: mean, 90th percentile, worst; (n of m): fits and has a value at n of m points"
     _title(figure, table, "What a wrong choice costs",
            note + (f"; the best {MAX_BARS} of a kind" if cut else ""))  # fmt: skip
     return figure
@@ -228,7 +238,9 @@ def _bars(axis: Axes, rows: Sequence[Flat], looks: dict[str, Any]) -> None:
         )
         axis.text(1.01, y, text, va="center", fontsize=7, color=MUTED, transform=_beside(axis))
         some = row["points"] < row["of_points"]
-        names.append(row["choice"] + (f" ({row['points']} of {row['of_points']})" if some else ""))
+        names.append(
+            fair(row["choice"], 44) + (f" ({row['points']} of {row['of_points']})" if some else "")
+        )
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(left=min(0.0, axis.get_xlim()[0]))
@@ -259,7 +271,7 @@ def pareto_front(table: SweepTable) -> Figure | None:
             axis.plot([row[memory] for row in some],
                       [row["throughput_percent_of_best"] for row in some], marker, color=color,
                       markerfacecolor=face, markersize=5, linestyle="none",
-                      label=policy if fits else None)  # fmt: skip
+                      label=fair(policy, 24) if fits else None)  # fmt: skip
     front = [row for row in rows if row["on_front"]]
     axis.step([row[memory] for row in front],
               [row["throughput_percent_of_best"] for row in front], where="post", color=INK,
@@ -267,9 +279,9 @@ def pareto_front(table: SweepTable) -> Figure | None:
     for at, row in enumerate(front[:MAX_BARS], start=1):
         axis.annotate(f"{at}", (row[memory], row["throughput_percent_of_best"]), xytext=(5, 5),
                       textcoords="offset points", fontsize=8, fontweight="bold")  # fmt: skip
-        axis.plot([], [], linestyle="none", label=f"{at}  {row['choice']}")
+        axis.plot([], [], linestyle="none", label=f"{at}  {fair(row['choice'], 32)}")
     axis.margins(0.08)
-    axis.set_xlabel(f"{memory}, fullest GPU, under the worst condition")
+    axis.set_xlabel(f"{fair(memory)}, fullest GPU, under the worst condition")
     axis.set_ylabel("throughput [% of the best choice]")
     axis.grid(color=FAINT, linewidth=0.6)
     figure.legend(loc="outside right center", fontsize=8)

@@ -67,8 +67,9 @@ class CompareApp {
     lines.forEach((policy, line) => {
       const y = 30 * (line + 0.5);
       drawn.append(svg("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, policy.label));
-      for (const row of rows.filter((one) => one[at.policy] === policy.label)) {
-        drawn.append(svg("circle", { cx: x(row[at.change_percent]), cy: y, r: 5, fill: policy.colour, "fill-opacity": 0.55, stroke: "#fff", "stroke-width": 0.5, class: "mark",
+      // Staggered, so that equal changes do not hide each other.
+      for (const [place, row] of rows.filter((one) => one[at.policy] === policy.label).entries()) {
+        drawn.append(svg("circle", { cx: x(row[at.change_percent]), cy: y + 3 * ((place % 5) - 2), r: 4.5, fill: policy.colour, "fill-opacity": 0.55, stroke: "#fff", "stroke-width": 0.5, class: "mark",
           onmouseenter: () => this.say(row), onmouseleave: () => this.say(null) }));
       }
     });
