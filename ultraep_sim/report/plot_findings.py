@@ -92,7 +92,8 @@ def winner_map(table: SweepTable) -> Figure:
     axis.set_xlabel(fair(along or ""))
     for side in ("left", "bottom"):
         axis.spines[side].set_visible(False)
-    note = f"margin over the runner-up by {fair(table.aim.metric)}; hatched: a tie, its band includes 0"
+    note = f"margin over the runner-up by {fair(table.aim.metric)}; "
+    note += "hatched: a tie, its band includes 0"
     if len(lanes) > len(kept):
         note += f"; {len(kept)} of {len(lanes)} lines, all are in the page and in data/winners.csv"
     _title(figure, table, "Who wins where, and by how much", note)
@@ -279,7 +280,7 @@ def pareto_front(table: SweepTable) -> Figure | None:
     for at, row in enumerate(front[:MAX_BARS], start=1):
         axis.annotate(f"{at}", (row[memory], row["throughput_percent_of_best"]), xytext=(5, 5),
                       textcoords="offset points", fontsize=8, fontweight="bold")  # fmt: skip
-        axis.plot([], [], linestyle="none", label=f"{at}  {fair(row['choice'], 32)}")
+        axis.plot([], [], linestyle="none", label=f"{at}  {fair(row['choice'], 44)}")
     axis.margins(0.08)
     axis.set_xlabel(f"{fair(memory)}, fullest GPU, under the worst condition")
     axis.set_ylabel("throughput [% of the best choice]")

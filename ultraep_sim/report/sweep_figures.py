@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from typing import Any
 
 from .sweep_findings import Choice, Regret, Winner, pareto, regrets, winners
@@ -22,6 +23,20 @@ def flat(name: str, found: Band | None) -> Flat:
             "samples": found.samples}  # fmt: skip
 
 
+def _once(make: Callable[[SweepTable, str], list[Flat]]) -> Callable[[SweepTable, str], list[Flat]]:
+    """Let page, plots and CSV share what one of them worked out."""
+
+    @wraps(make)
+    def found(table: SweepTable, metric: str) -> list[Flat]:
+        key = (make.__name__, metric)
+        if key not in table.memo:
+            table.memo[key] = make(table, metric)
+        return list(table.memo[key])
+
+    return found
+
+
+@_once
 def winner_rows(table: SweepTable, metric: str) -> list[Flat]:
     """Return the winner of every place: margin in percent of the runner-up."""
     return [_winner(table, one, metric) for one in winners(table, metric)]
@@ -41,6 +56,7 @@ def _winner(table: SweepTable, one: Winner, metric: str) -> Flat:
     }
 
 
+@_once
 def curve_rows(table: SweepTable, metric: str) -> list[Flat]:
     """Return every policy at every place where it has a value, with its band over samples."""
     found = []
@@ -70,6 +86,7 @@ def families(table: SweepTable) -> dict[str, tuple[tuple[str, ...], bool]]:
     return found
 
 
+@_once
 def regret_rows(table: SweepTable, metric: str) -> list[Flat]:
     """Return the loss of every choice in percent of the best, the least mean loss first."""
     found = []
@@ -98,6 +115,7 @@ def _regret(
     }
 
 
+@_once
 def pareto_rows(table: SweepTable, metric: str) -> list[Flat]:
     """Return throughput (percent of the best choice) against memory of every choice."""
     return [

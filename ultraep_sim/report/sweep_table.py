@@ -120,12 +120,15 @@ class SweepTable:
         Values of the axes, sorted axis by axis.
     policies : list of str
         In order of appearance.
+    memo : dict
+        What was worked out from the table before, by what it is; readers leave it as it is.
     """
 
     def __init__(
         self, rows: Sequence[Row], axes: Sequence[str], spec: ReportSpec | None = None
     ) -> None:
         self.rows = list(rows)
+        self.memo: dict[tuple[str, str], Any] = {}
         self.axes = tuple(name for name in axes if name not in SAMPLE)
         self.aim: Aim = (spec or ReportSpec()).resolve(self.rows, self.axes)
         self.policies = list(dict.fromkeys(str(row["policy"]) for row in self.rows))

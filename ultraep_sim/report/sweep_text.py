@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .plot_sweep import NO_FIT
 from .sweep_findings import Advice, Choice, Regret, Winner, advice, gain, regrets, winners
-from .sweep_table import Band, SweepTable, band, told
+from .sweep_table import Band, SweepTable, band, shown, told
 
 _TIMES = ("iteration_ms", "layer_time_ms")
 #: Settings that change how much a step or a layer of it does on one GPU.
@@ -168,10 +168,10 @@ def _settings(table: SweepTable) -> list[str]:
         rest = [name for name in table.axes if name != axis]
         head = f"{told([axis], found[0].choice.setting)} everywhere, with the best policy at each "
         head += f"point, loses {_cost(table, found[0], rest)}"
-        others = "; ".join(
-            f"{told([axis], one.choice.setting)} {percent(one.mean.center)}" for one in found[1:9]
+        others = ", ".join(
+            f"{percent(one.mean.center)} at {shown(one.choice.setting[0])}" for one in found[1:9]
         )
-        more = f"; and {len(found) - 9} more" if len(found) > 9 else ""
+        more = f", and {len(found) - 9} more" if len(found) > 9 else ""
         texts.append(f"{head}. Others on average: {others}{more}.")
     return texts + _unequal_work(table)
 
