@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shutil
+
 import matplotlib.pyplot as plt
 import pytest
 
@@ -7,6 +10,21 @@ from ultraep_sim.report.results import read_run
 from ultraep_sim.report.style import style
 
 from .fake_run import write_fake_run
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.skip("no chromium here: apt-get install chromium, or name one in $CHROMIUM")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=ARGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")

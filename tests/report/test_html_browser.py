@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 
 from tests.trace.toys import toy_trace
@@ -13,21 +10,6 @@ from ultraep_sim.planning import EPLayout
 from ultraep_sim.policies import plan
 
 from .view_cases import LAYOUT, META, page_of, view_of
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip("no chromium here: apt-get install chromium, or name one in $CHROMIUM")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

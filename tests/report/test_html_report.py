@@ -12,7 +12,7 @@ from tests.trace.toys import toy_trace
 from ultraep_sim.engine.watch import watch_trace
 from ultraep_sim.errors import InputError
 from ultraep_sim.planning import EPLayout
-from ultraep_sim.report import html_data
+from ultraep_sim.report import html_compare, html_data, html_sweep
 from ultraep_sim.report.html_page import SCRIPTS
 from ultraep_sim.trace import load_trace
 
@@ -153,13 +153,15 @@ def test_the_library_is_the_published_one() -> None:
     for name, digest in stated.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     version = re.search(r"# uPlot ([\d.]+)", readme).group(1)
-    page = (files("ultraep_sim.report") / "viewer" / "page.html").read_text()
-    assert f"uPlot {version}" in page
+    for name in ("page", "sweep", "compare"):
+        page = (files("ultraep_sim.report") / "viewer" / f"{name}.html").read_text()
+        assert f"uPlot {version}" in page
     assert f"(v{version})" in (folder / "uPlot.iife.min.js").read_text()[:100]
 
 
 def test_every_script_is_used() -> None:
     folder = files("ultraep_sim.report") / "viewer"
-    assert {f"{name}.js" for name in SCRIPTS} == {
+    used = {*SCRIPTS, *html_sweep.SCRIPTS, *html_compare.SCRIPTS}
+    assert {f"{name}.js" for name in used} == {
         file.name for file in folder.iterdir() if file.name.endswith(".js")
     }

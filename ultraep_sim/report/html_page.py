@@ -20,7 +20,13 @@ _PACKAGE = "ultraep_sim.report"
 
 
 def assemble(
-    manifest: Mapping[str, Any], texts: Mapping[str, str], parts: Mapping[str, str]
+    manifest: Mapping[str, Any],
+    texts: Mapping[str, str],
+    parts: Mapping[str, str],
+    *,
+    page: str = "page.html",
+    scripts: Sequence[str] = SCRIPTS,
+    styles: Sequence[str] = ("style",),
 ) -> str:
     """Put the page together.
 
@@ -31,29 +37,33 @@ def assemble(
     texts : mapping of str to str
         Base64 by element id.
     parts : mapping of str to str
-        HTML for the places ``{{name}}`` of ``viewer/page.html``, escaped by the caller.
+        HTML for the places ``{{name}}`` of the page, escaped by the caller.
+    page : str
+        File of ``viewer/`` that has the places.
+    scripts, styles : sequence of str
+        Files of ``viewer/``, without their suffix, in order.
 
     Returns
     -------
     str
     """
     library = _read("vendor/uplot/uPlot.iife.min.js")
-    scripts = [library, "\n".join(_read(f"viewer/{name}.js") for name in SCRIPTS)]
+    code = [library, "\n".join(_read(f"viewer/{name}.js") for name in scripts)]
     data = [_data("manifest", "application/json", _json(manifest))]
     data += [_data(name, "text/plain", text) for name, text in texts.items()]
     filled = {
         "style": "<style>\n{}\n{}</style>".format(
-            _read("vendor/uplot/uPlot.min.css"), _read("viewer/style.css")
+            _read("vendor/uplot/uPlot.min.css"),
+            "\n".join(_read(f"viewer/{name}.css") for name in styles),
         ),
-        "policy": html.escape(_policy(scripts)),
+        "policy": html.escape(_policy(code)),
         "licence": html.escape(_read("vendor/uplot/LICENSE")),
         "data": "\n".join(data),
-        "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
+        "scripts": "\n".join(f"<script>{script}</script>" for script in code),
         **parts,
     }
-    page = _read("viewer/page.html")
     # One pass, so that text of a trace which looks like a place is left alone.
-    pieces = page.split("{{")
+    pieces = _read(f"viewer/{page}").split("{{")
     out = [pieces[0]]
     for piece in pieces[1:]:
         name, _, rest = piece.partition("}}")
