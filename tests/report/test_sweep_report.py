@@ -9,7 +9,7 @@ import re
 import pytest
 
 from ultraep_sim.errors import InputError
-from ultraep_sim.report.sweep_report import demo, write_report
+from ultraep_sim.report.sweep_report import write_report
 from ultraep_sim.sweep.report_spec import ReportSpec
 
 from .sweep_rows import AXES, hand_made, row
@@ -116,26 +116,6 @@ def test_the_title_is_the_specs(tmp_path) -> None:
 def test_no_rows_are_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="there are no rows to report"):
         report(tmp_path, [])
-
-
-def test_a_sweep_file_is_run_and_reported(tmp_path) -> None:
-    (tmp_path / "base.yaml").write_text("""
-name: tiny
-model: {preset: qwen3-30b, layers: 2, num_experts: 16, top_k: 2}
-rack: h100-nvl8
-ep: {ranks: 4, slots_per_rank: 1}
-workload:
-  synthetic: {imbalance: 1.5, layers: 1, steps: 2}
-  tokens_per_rank: 256
-  sequence_length: 256
-policies: [none, ultraep, ideal]
-""")
-    file = tmp_path / "sweep.yaml"
-    file.write_text("question: slots?\nbase: base.yaml\nvary: {ep.slots_per_rank: [0, 2]}\n")
-    page = demo(file, tmp_path / "out")[0].read_text()
-    assert "SYNTHETIC loads" in page
-    assert "<title>slots?</title>" in page
-    assert "settings one can choose: ep.slots_per_rank" in page
 
 
 def test_progress_ends_at_its_total(tmp_path) -> None:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ultraep_sim.commands.console import (
+    Report,
     given_path,
     note,
     print_json,
@@ -31,6 +32,7 @@ Examples:
   ultraep-sim sweep status runs/slots
   ultraep-sim sweep resume runs/slots
   ultraep-sim sweep export runs/slots --format parquet --out slots.parquet
+  ultraep-sim sweep compare runs/slots runs/slots-new --out runs/change
   ultraep-sim sweep scenarios/what-if/slots.yaml --json | jq '.rows[] | {policy, layer_time_ms}'
 """
 
@@ -73,6 +75,9 @@ Address = Annotated[
 Retry = Annotated[
     bool, typer.Option("--retry-failed", help="Run points again that failed earlier.")
 ]
+NoReport = Annotated[
+    bool, typer.Option("--no-report", help="Write the tables alone, no page and no figures.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
 
@@ -88,6 +93,7 @@ def run(
         bool,
         typer.Option("--dry-run", help="Count the points, time one of them, and stop."),
     ] = False,
+    no_report: NoReport = False,
     as_json: AsJson = False,
 ) -> None:
     """Run what is missing of a sweep; print its table and write the tables, plots and a page.
@@ -103,7 +109,7 @@ def run(
     target = None if out is None else given_path(out, "--out", "name a directory, or leave it out")
     _carry_out(
         spec, target or directory_of(path), jobs=jobs, backend=backend, address=ray_address,
-        retry_failed=retry_failed, dry_run=dry_run, as_json=as_json,
+        retry_failed=retry_failed, dry_run=dry_run, page=not no_report, as_json=as_json,
     )  # fmt: skip
 
 
@@ -114,13 +120,14 @@ def resume(
     backend: BackendOption = "local",
     ray_address: Address = None,
     retry_failed: Retry = False,
+    no_report: NoReport = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with the sweep of a directory, from what the directory says of it."""
     target = given_path(directory, "DIR", "name a directory")
     _carry_out(
         _spec_of(target), target, jobs=jobs, backend=backend, address=ray_address,
-        retry_failed=retry_failed, dry_run=False, as_json=as_json,
+        retry_failed=retry_failed, dry_run=False, page=not no_report, as_json=as_json,
     )  # fmt: skip
 
 
@@ -167,6 +174,43 @@ def export(
         note(f"wrote {file}: {len(result.rows)} rows")
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="DIR", help="Results of a sweep.")],
+    second: Annotated[str, typer.Argument(metavar="DIR", help="Of another, or by other code.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write compare.html, .json and .csv there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between two sweeps, or between two code versions of one.
+
+    Rows are matched by axes, policy, seed and draw; the largest changes come first. Of each
+    directory the rows of its last whole run count, so keep the results of old code by another
+    --out.
+    """
+    from ultraep_sim.report.sweep_compare import compare as compared
+    from ultraep_sim.report.sweep_compare import write_comparison
+    from ultraep_sim.sweep.export import read_rows
+
+    paths = [given_path(text, "DIR", "name a directory") for text in (first, second)]
+    target = None if out is None else given_path(out, "--out", "name a directory, or leave it out")
+    specs = [_spec_of(path) for path in paths]
+    found = compared(
+        read_rows(paths[0]), read_rows(paths[1]), specs[0].columns, specs[1].columns,
+        names=(str(paths[0]), str(paths[1])), spec=specs[0].report,
+    )  # fmt: skip
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        from rich.text import Text
+
+        print_renderable(found.table(), *map(Text, found.texts()))
+    if target is not None:
+        files = write_comparison(found, target)
+        note(f"wrote {', '.join(str(file) for file in files)}")
+
+
 def _carry_out(
     spec: SweepSpec,
     directory: Path,
@@ -176,6 +220,7 @@ def _carry_out(
     address: str | None,
     retry_failed: bool,
     dry_run: bool,
+    page: bool,
     as_json: bool,
 ) -> None:
     from ultraep_sim.sweep import Store, expand
@@ -194,15 +239,18 @@ def _carry_out(
             with runner:
                 if points:
                     plan = runner.estimate(points)
-                    _check_plot(runner, spec)
+                    _check_columns(runner, spec)
                     note(_planned(plan, processes))
                 if dry_run:
                     return
                 result = carry_out(runner)
+                whole = page and not result.failures
+                files = result.write(directory, plot=whole)
+                if whole and spec.smallest is None:
+                    files += _page(result, directory, progress)
     except KeyboardInterrupt:
         note(f"stopped: what is known is in {directory}; ultraep-sim sweep resume {directory}")
         raise
-    files = result.write(directory, plot=not result.failures)
     if as_json:
         print_json(
             {
@@ -216,21 +264,37 @@ def _carry_out(
     else:
         from ultraep_sim.commands.sweep_table import show
 
-        show(result)
+        findings = directory / "findings.md"
+        show(result, findings.read_text(encoding="utf-8") if findings in files else "")
     note(f"wrote {directory}: {', '.join(file.name for file in files)}")
+    if (directory / "report.html") in files:
+        note(f"open {directory / 'report.html'} in a browser")
     if result.failures:
         (first, why), *more = result.failures.items()
         others = f" ({len(more)} more: ultraep-sim sweep status {directory})" if more else ""
         raise UltraEPSimError(f"point {first} failed: {why}{others}")
 
 
-def _check_plot(runner: Runner, spec: SweepSpec) -> None:
-    """Refuse a plot of what is not there after the first point, not after the last."""
+def _check_columns(runner: Runner, spec: SweepSpec) -> None:
+    """Refuse figures of what is not there after the first point, not after the last."""
     from ultraep_sim.report.plot_sweep import check_columns
+    from ultraep_sim.sweep.report_spec import ReportSpec
 
     rows = next((part.rows for part in runner.found.values() if part.rows), None)
-    if rows is not None and spec.plot is not None:
+    if rows is None:
+        return
+    if spec.plot is not None:
         check_columns(rows, spec.plot)
+    (spec.report or ReportSpec()).resolve(rows, spec.columns)
+
+
+def _page(result: SweepResult, directory: Path, progress: Report) -> list[Path]:
+    from ultraep_sim.report.sweep_report import write_report
+
+    return write_report(
+        result.rows, result.spec.columns, directory, question=result.spec.question,
+        spec=result.spec.report, notes=result.notes, progress=progress,
+    )  # fmt: skip
 
 
 def _planned(plan: Estimate, jobs: int) -> str:
@@ -239,7 +303,7 @@ def _planned(plan: Estimate, jobs: int) -> str:
     text = f"{plan.points} points, {plan.stored} of them stored"
     if plan.failed:
         text += f", {plan.failed} failed earlier (--retry-failed runs them again)"
-    if plan.pilot_s == plan.pilot_s:  # one was run
+    if plan.pilot_s == plan.pilot_s:  # one ran, and did not fail
         text += (
             f"; one took {duration(plan.pilot_s)}: about {duration(plan.seconds)} for the rest on "
             f"{jobs} process{'es' if jobs > 1 else ''}"

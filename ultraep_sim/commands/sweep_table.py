@@ -30,8 +30,9 @@ _NOTES_SHOWN = 12
 _ROWS_SHOWN = 200
 
 
-def show(result: SweepResult) -> None:
+def show(result: SweepResult, findings: str = "") -> None:
     """Print what a search found, or the rows (of repetitions only the first), and the notes."""
+    from rich.markdown import Markdown
     from rich.text import Text
 
     from ultraep_sim.report.plot_sweep import NO_FIT
@@ -40,8 +41,9 @@ def show(result: SweepResult) -> None:
     rows = nominal(result.rows) if result.spec.repeats else result.rows
     notes = result.notes
     more = len(notes) - _NOTES_SHOWN
-    lines = [f"Note: {text}." for text in notes[:_NOTES_SHOWN]]
-    if more > 0:
+    # A report tells the notes itself.
+    lines = [] if findings else [f"Note: {text}." for text in notes[:_NOTES_SHOWN]]
+    if more > 0 and not findings:
         lines.append(f"{more} more notes: see the column notes of sweep.csv.")
     if not all(map(_fits, rows)):
         lines.insert(0, f"{_DAGGER} {NO_FIT}.")
@@ -51,7 +53,8 @@ def show(result: SweepResult) -> None:
         lines.insert(0, f"{len(rows) - _ROWS_SHOWN} more rows: sweep.csv.")
     question = [Text(result.spec.question, style="bold")] if result.spec.question else []
     table = _answers(result.answers) if result.answers else _table(result, rows[:_ROWS_SHOWN])
-    print_renderable(*question, table, *map(Text, lines))
+    told = [Markdown(findings)] if findings else []
+    print_renderable(*([] if told else question), table, *map(Text, lines), *told)
 
 
 def duration(seconds: float) -> str:

@@ -118,23 +118,3 @@ def _markdown(table: SweepTable, title: str, advised: str, notes: Sequence[str])
     if notes:
         lines += ["Notes:", "", *(f"- {text}" for text in notes), ""]
     return "\n".join([*lines, f"**{advised}**", ""])
-
-
-def demo(sweep_file: str | Path, directory: str | Path) -> list[Path]:
-    """Run a sweep file in this process and report it.
-
-    ``python -c "from ultraep_sim.report.sweep_report import demo;
-    demo('scenarios/what-if/slots.yaml', 'runs/slots')"``
-    """
-    from ..sweep import load_sweep, run_sweep
-
-    result = run_sweep(load_sweep(sweep_file))
-    spec = getattr(result.spec, "report", None)
-    return write_report(
-        result.rows,
-        result.spec.columns,
-        directory,
-        question=result.spec.question,
-        spec=spec,
-        notes=result.notes,
-    )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
+from .points import Row
 from .result import SweepResult
 from .store import tidy
 
@@ -44,3 +45,24 @@ def write_rows(result: SweepResult, form: str, file: Path | None) -> None:
         sys.stdout.write(text)
     else:
         file.write_text(text, encoding="utf-8")
+
+
+def read_rows(directory: Path) -> list[Row]:
+    """Return the rows that the last whole run of a sweep left in its directory.
+
+    Raises
+    ------
+    InputError
+        There are none, or the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = directory / "sweep.parquet"
+    try:
+        rows: list[Row] = pq.read_table(file).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"cannot be read: {error}", file=file, remedy=f"ultraep-sim sweep resume {directory}"
+        ) from error
+    return rows

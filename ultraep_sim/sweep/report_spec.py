@@ -33,8 +33,14 @@ BETTER: Mapping[str, Better] = {
     "restarts": "lower",
     "campaign_h": "lower",
     "memory_GB": "lower",
+    "goodput_per_s": "higher",
+    "slo_attainment": "higher",
+    "tokens_per_s": "higher",
+    "ttft_mean_s": "lower",
+    "ttft_p99_s": "lower",
+    "cost_per_million_tokens": "lower",
 }
-_HEADLINES = ("iteration_ms", "layer_time_ms")
+_HEADLINES = ("iteration_ms", "layer_time_ms", "goodput_per_s")
 # What a person sets when he starts a job; the rack, the model and the load are given to him.
 _CHOSEN = re.compile(
     r"^(policies|training|engine|ep)\b|slot|cadence|window|\bep\b|ep_?size|expert.parallel"
@@ -52,8 +58,8 @@ class ReportSpec(Strict):
     title : str
         The question of the sweep where it is empty.
     metric : str
-        Headline: a result column. ``iteration_ms`` where the rows have it, else
-        ``layer_time_ms``.
+        Headline: a result column. The first of ``iteration_ms``, ``layer_time_ms`` and
+        ``goodput_per_s`` that the rows have.
     better : "lower", "higher" or None
         Which way the metric is better; must be said for a column that is not in `BETTER`.
     settings : tuple of str or None

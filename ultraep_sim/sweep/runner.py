@@ -29,7 +29,7 @@ class Estimate:
     points, stored, failed : int
         Of the sweep; stored earlier; failed earlier, and not to be run again.
     pilot_s : float
-        How long one point took, once compiled; NaN where there is none to run.
+        How long one point took, once compiled; NaN where none ran.
     seconds : float
         What the rest will take with so many processes.
     """
@@ -147,8 +147,8 @@ class Runner:
         self.found[pilot.key] = self.store.add(
             Part(pilot.key, pilot.rows, pilot.error, pilot.read or None)
         )
-        seconds = pilot.seconds
-        if pilot.error is None and seconds < _WARM_AGAIN_S:
+        seconds = pilot.seconds if pilot.error is None else float("nan")
+        if seconds < _WARM_AGAIN_S:
             began = time.perf_counter()
             run_task(tasks[0])
             seconds = time.perf_counter() - began

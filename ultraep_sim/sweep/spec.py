@@ -15,6 +15,7 @@ from ..scenario.strict import Strict
 from ..scenario.yaml_reader import Location, dotted, read_yaml
 from .axes import ValueSpec, read_axis
 from .condition import Condition
+from .report_spec import ReportSpec
 from .search_spec import ParetoSpec, SmallestSpec
 
 MAX_POINTS = 100_000
@@ -111,6 +112,8 @@ class SweepSpec(Strict):
     pareto : ParetoSpec or None
         Instead of the whole grid: a search for what trades one aim for another best.
     plot : PlotSpec or None
+    report : ReportSpec or None
+        What the page is about; None: the headline metric and the settings are guessed.
     """
 
     question: str = ""
@@ -125,6 +128,7 @@ class SweepSpec(Strict):
     smallest: SmallestSpec | None = None
     pareto: ParetoSpec | None = None
     plot: PlotSpec | None = None
+    report: ReportSpec | None = None
 
     _source_path: Path | None = PrivateAttr(default=None)
 
