@@ -7,6 +7,7 @@ in a result only where the scenario lists them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from ..policies.registry import takes_cost
 from ..scenario.presets import SCENARIO_SPEEDS
 from .cost import cost_model
 from .layer import LayerOptions, LayerTimes, Phase, layer_times
-from .replay import Chunk, PolicyReplay, replay
+from .replay import Chunk, PolicyReplay, replay_blocks
 from .summary import reference
 from .training import TrainingJobs, conditions
 from .workload import Workload, make_workload
@@ -113,13 +114,16 @@ def replay_scenario(scenario: Scenario, progress: Progress | None = None) -> Rep
 
     total, done = workload.num_records, 0
 
-    def on_record() -> None:
+    def on_records(count: int) -> None:
         nonlocal done
-        done += 1
+        done += count
         if progress is not None:
             progress("replaying", done, total)
 
-    replay(workload, replays, on_chunk, step_every=workload.step_every, on_record=on_record)
+    with closing(workload.blocks()) as blocks:
+        replay_blocks(
+            blocks, replays, on_chunk, step_every=workload.step_every, on_records=on_records
+        )
     columns = {label: _join(parts) for label, parts in tables.items()}
     stats = {label: LoadStats.joined(parts) for label, parts in counts.items() if parts}
     warm = _warm(scenario, replays, columns)

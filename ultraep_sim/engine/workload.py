@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from ..errors import ScenarioError, TraceError
-from ..trace import Record, Trace, load_trace
+from ..trace import Trace, load_trace
+from ..trace.container import Block
 from ..trace.regroup import regrouped
 from .layer import Phase
 
 if TYPE_CHECKING:
     from ..scenario import Scenario
+
+
+_BLOCK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,19 @@ class Workload:
         """Records that will be replayed."""
         if self.layers is None:
             return self.trace.num_records
-        return sum(int(layer) in self.layers for layer in self.trace.keys()[:, 2])
+        layers = sorted(self.layers)
+        return sum(int(np.isin(keys[:, 2], layers).sum()) for keys in self.trace.key_blocks())
 
-    def __iter__(self) -> Iterator[Record]:
-        for record in self.trace:
-            if self.layers is None or record.layer in self.layers:
-                yield record
+    def blocks(self) -> Generator[Block, None, None]:
+        """Yield the records, as many at a time as make a load matrix of some megabytes."""
+        meta = self.trace.meta
+        most = max(1, _BLOCK_BYTES // (4 * meta.source_ranks * meta.num_experts))
+        layers = None if self.layers is None else sorted(self.layers)
+        with closing(self.trace.blocks(most)) as blocks:
+            for keys, loads in blocks:
+                kept = slice(None) if layers is None else np.isin(keys[:, 2], layers)
+                if len(keys[kept]):
+                    yield Block(keys[kept], loads[kept])
 
 
 def make_workload(scenario: Scenario) -> Workload:
