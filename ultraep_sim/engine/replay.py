@@ -123,7 +123,9 @@ class PolicyReplay:
     def in_blocks(self) -> bool:
         """Whether many records can be planned at once: no state, no reader of single plans."""
         kind, plain = type(self.policy), self._on_plan is None
-        return plain and isinstance(self.policy, Policy) and (self._by_kernel or kind.plans_totals())
+        return (
+            plain and isinstance(self.policy, Policy) and (self._by_kernel or kind.plans_totals())
+        )
 
     @property
     def _by_kernel(self) -> bool:
@@ -283,9 +285,7 @@ def replay_blocks(
 class _Buffers:
     """Keys and first imbalance of the records that the policies hold; handed over when full."""
 
-    def __init__(
-        self, replays: Sequence[PolicyReplay], on_chunk: Callable[[Chunk], None]
-    ) -> None:
+    def __init__(self, replays: Sequence[PolicyReplay], on_chunk: Callable[[Chunk], None]) -> None:
         self._replays, self._on_chunk = replays, on_chunk
         self._layout = replays[0].policy.layout
         self._keys: list[NDArray[np.int64]] = []

@@ -23,6 +23,7 @@ from ..scenario.presets import SCENARIO_SPEEDS
 from .cost import cost_model
 from .layer import LayerOptions, LayerTimes, Phase, layer_times
 from .replay import Chunk, PolicyReplay, replay_blocks
+from .spill import Spill
 from .summary import reference
 from .training import TrainingJobs, conditions
 from .workload import Workload, make_workload
@@ -45,8 +46,8 @@ class Replayed:
     scenario, workload, options : Scenario, Workload, LayerOptions
     replays : list of PolicyReplay
         The listed policies and the references.
-    columns : dict of str to dict
-        By policy: every column of the record table.
+    records : Spill
+        By policy: every column of the record table, on disk.
     stats : dict of str to LoadStats
         By policy: counts of every record; empty where layers are timed.
     warm : bool [records]
@@ -57,7 +58,7 @@ class Replayed:
     workload: Workload
     options: LayerOptions
     replays: list[PolicyReplay]
-    columns: dict[str, dict[str, NDArray[Any]]]
+    records: Spill
     stats: dict[str, LoadStats]
     warm: NDArray[np.bool_]
 
@@ -86,8 +87,9 @@ class Replayed:
         return int(self._keys()[jobs.rows[iteration, 0, 0], 0])
 
     def _keys(self) -> NDArray[np.int64]:
-        first = self.columns[self.replays[0].label]
-        return np.stack([first[name] for name in ("step", "micro_batch", "layer")], axis=1)
+        label = self.replays[0].label
+        names = ("step", "micro_batch", "layer")
+        return np.stack([self.records.column(label, name) for name in names], axis=1)
 
 
 def replay_scenario(scenario: Scenario, progress: Progress | None = None) -> Replayed:
@@ -102,13 +104,13 @@ def replay_scenario(scenario: Scenario, progress: Progress | None = None) -> Rep
     options = layer_options(scenario, workload.trace.meta.tokens_per_rank, workload.phase)
     replays = policy_replays(scenario, options)
     prices = {item.label: item.policy.price() for item in replays}
-    tables: dict[str, list[dict[str, NDArray[Any]]]] = {item.label: [] for item in replays}
+    records = Spill([item.label for item in replays])
     counts: dict[str, list[LoadStats]] = {item.label: [] for item in replays}
 
     def on_chunk(chunk: Chunk) -> None:
         label = chunk.label
         times = layer_times(scenario.model, scenario.rack, chunk.stats, prices[label], options)
-        tables[label].append(_columns(chunk, times))
+        records.append(label, _columns(chunk, times))
         if scenario.training is not None:
             counts[label].append(chunk.stats.packed())
 
@@ -124,10 +126,10 @@ def replay_scenario(scenario: Scenario, progress: Progress | None = None) -> Rep
         replay_blocks(
             blocks, replays, on_chunk, step_every=workload.step_every, on_records=on_records
         )
-    columns = {label: _join(parts) for label, parts in tables.items()}
+    records.close()
     stats = {label: LoadStats.joined(parts) for label, parts in counts.items() if parts}
-    warm = _warm(scenario, replays, columns)
-    return Replayed(scenario, workload, options, replays, columns, stats, warm)
+    warm = _warm(scenario, replays, records)
+    return Replayed(scenario, workload, options, replays, records, stats, warm)
 
 
 def _layout(scenario: Scenario) -> EPLayout:
@@ -240,22 +242,20 @@ def _columns(chunk: Chunk, times: LayerTimes) -> dict[str, NDArray[Any]]:
     }
 
 
-def _join(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _warm(
-    scenario: Scenario, replays: list[PolicyReplay], columns: dict[str, dict[str, NDArray[Any]]]
-) -> NDArray[np.bool_]:
+def _warm(scenario: Scenario, replays: list[PolicyReplay], records: Spill) -> NDArray[np.bool_]:
     """Say which records count: those for which every policy had the history it asks for."""
-    every = next(iter(columns.values()))["warm"]
+    warm = np.ones(records.num_records, np.bool_)
     if scenario.engine.warmup == "include":
-        return np.ones(len(every), np.bool_)
-    warm = np.logical_and.reduce([part["warm"] for part in columns.values()])
+        return warm
+    had_it = {}
+    for label in records.labels:
+        own = records.column(label, "warm")
+        had_it[label] = int(own.sum())
+        warm &= own
     if not warm.any():
-        slowest = min(replays, key=lambda item: int(columns[item.label]["warm"].sum()))
+        slowest = min(replays, key=lambda item: had_it[item.label])
         cadence = slowest.policy.cadence_steps
-        had = f"{columns[slowest.label]['warm'].sum()} of {len(every)} records warm"
+        had = f"{had_it[slowest.label]} of {len(warm)} records warm"
         shorter = "" if cadence is None else "give it a shorter cadence, "
         raise ScenarioError(
             f"no record is left after the warm-up of policy {slowest.label}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,8 +19,10 @@ from .memory import MemoryUse, memory_use
 from .replay import PolicyReplay
 from .replayed import Progress, replay_scenario
 from .result_files import write_result
+from .spill import Spill
 from .stage_memory import stages_of
-from .summary import iteration_table, record_table, result_notes, result_rows
+from .streamed import counted, hottest
+from .summary import iteration_table, result_notes, result_rows
 from .training import Iteration, TrainingJobs, engine_of
 
 if TYPE_CHECKING:
@@ -41,8 +43,8 @@ class RunResult:
         training iterations also ``iteration_ms``, ``tflops_per_gpu``, ``communication_exposed``,
         ``pipeline_idle``, ``sync_exposed``; where GPUs are lost ``goodput``, ``restarts``,
         ``campaign_h``.
-    records : pyarrow.Table
-        One row a (policy, step, micro-batch, layer); the content of ``result.parquet``.
+    spill : Spill
+        What the replay found of every record, on disk.
     memory : list of dict
         Bytes per rank and policy, by part.
     workload_label : str
@@ -58,7 +60,7 @@ class RunResult:
 
     scenario: Scenario
     rows: list[dict[str, Any]]
-    records: pa.Table
+    spill: Spill
     memory: list[dict[str, Any]]
     workload_label: str
     trace_meta: dict[str, Any]
@@ -78,7 +80,7 @@ class RunResult:
         command : sequence of str
             How the run was started, for the summary.
         """
-        tables = {"result": self.records}
+        tables: dict[str, pa.Table | Iterator[pa.Table]] = {"result": self._blocks()}
         if self.iterations is not None:
             tables["iterations"] = self.iterations
         said = {
@@ -89,6 +91,14 @@ class RunResult:
             "notes": self.notes,
         }
         return write_result(directory, self.scenario, tables, said, command)
+
+    @property
+    def records(self) -> pa.Table:
+        """One row a (policy, step, micro-batch, layer), in memory: what ``result.parquet`` holds."""
+        return pa.concat_tables(self._blocks())
+
+    def _blocks(self) -> Iterator[pa.Table]:
+        return self.spill.blocks([spec.label for spec in self.scenario.policies])
 
 
 def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> RunResult:
@@ -112,7 +122,7 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     done = replay_scenario(scenario, progress)
     labels = [spec.label for spec in scenario.policies]
     memory = {
-        item.label: _memory(scenario, item, done.columns[item.label], done.warm, done.options)
+        item.label: _memory(scenario, item, done.records, done.warm, done.options)
         for item in done.replays
         if item.label in labels
     }
@@ -122,12 +132,12 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     if scenario.training is not None:
         jobs, which = done.jobs(), done.iterations()
         steps = [done.step_of(jobs, iteration) for iteration in which]
-        iterations = _iterations(scenario, jobs, list(done.columns), which, progress)
+        iterations = _iterations(scenario, jobs, done.records.labels, which, progress)
     workload = done.workload
     return RunResult(
         scenario,
-        result_rows(labels, done.columns, memory, done.warm, iterations, jobs),
-        record_table(labels, done.columns),
+        result_rows(labels, done.records, memory, done.warm, iterations, jobs),
+        done.records,
         [{"policy": label} | memory[label].to_dict() for label in labels],
         workload.label,
         workload.trace.meta.to_dict(),
@@ -197,19 +207,22 @@ def _iterations(
 def _memory(
     scenario: Scenario,
     item: PolicyReplay,
-    part: dict[str, NDArray[Any]],
+    records: Spill,
     warm: NDArray[np.bool_],
     options: LayerOptions,
 ) -> MemoryUse:
     """Account for one policy's memory over the records that count."""
-    positions = np.stack((part["step"], part["micro_batch"]))[:, warm]
-    groups = np.unique(positions, axis=1, return_inverse=True)[1].ravel()
+    steps, micro_batches, counts = (
+        records.parts(item.label, name) for name in ("step", "micro_batch", "rank_pairs")
+    )
+    positions = (np.stack(pair, axis=1) for pair in zip(steps, micro_batches, strict=True))
+    pairs, groups = hottest(counted(positions, warm), counted(counts, warm))
     price = item.policy.price()
     return memory_use(
         scenario.model,
         scenario.rack,
         item.policy.layout,
-        part["rank_pairs"][warm],
+        pairs,
         options,
         transport=price.transport,
         prefetched=price.prefetched,

@@ -44,7 +44,9 @@ def plan_from_replicas(
     out_quota = np.empty(instances, np.int64)
     total = loads[0] if loads.shape[0] == 1 else loads.sum(axis=0)
     used = np.zeros(layout.num_ranks, np.int32)
-    group_replicas(total, layout.home, expert, rank, quota, used, offsets, out_rank, out_slot, out_quota)
+    group_replicas(
+        total, layout.home, expert, rank, quota, used, offsets, out_rank, out_slot, out_quota
+    )
     return Plan(layout, loads, offsets, out_rank, out_slot, out_quota, **fields)
 
 

@@ -91,7 +91,11 @@ def _fill(  # type: ignore[no-untyped-def]  # numba kernel: shapes in fill_stats
     ranks, room = pairs.shape[1], experts + expert.shape[1]
     for part in prange(parts):
         offsets, used = np.empty(experts + 1, np.int64), np.empty(ranks, np.int32)
-        host, slot, take = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int64)
+        host, slot, take = (
+            np.empty(room, np.int32),
+            np.empty(room, np.int32),
+            np.empty(room, np.int64),
+        )
         parent = np.empty(room, np.int32)
         split = np.empty((sources if several else 0, room), np.int64)
         for n in range(part * records // parts, (part + 1) * records // parts):
