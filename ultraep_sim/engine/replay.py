@@ -148,7 +148,13 @@ class PolicyReplay:
         """
         if not self.in_blocks:
             for key, loads, total in zip(block.keys.tolist(), block.loads, totals, strict=True):
-                self.add(Record(*key, loads), loads.astype(np.int64), total, step_every)
+                step, micro_batch, layer = key
+                self.add(
+                    Record(step, micro_batch, layer, loads),
+                    loads.astype(np.int64),
+                    total,
+                    step_every,
+                )
             return
         n = len(self.builder)
         self.warm[n : n + len(totals)] = True
@@ -159,7 +165,8 @@ class PolicyReplay:
         # The plan depends on the sums alone, and the layers of a micro-batch have the same.
         changed = np.flatnonzero((sums[1:] != sums[:-1]).any(axis=1)) + 1
         for first, stop in pairwise([0, *changed.tolist(), len(sums)]):
-            record = Record(*block.keys[first].tolist(), block.loads[first])
+            step, micro_batch, layer = block.keys[first].tolist()
+            record = Record(step, micro_batch, layer, block.loads[first])
             self.add(record, record.loads.astype(np.int64), totals[first], step_every)
             self.builder.repeat(stop - first - 1)
 
@@ -326,7 +333,27 @@ def _imbalance_at_home(totals: NDArray[np.int64], layout: EPLayout) -> NDArray[n
     at_home[:, ranks] = np.add.reduceat(totals[:, order], starts, axis=1)
     pairs = at_home.sum(axis=1)
     peak = at_home.max(axis=1).astype(np.float64) * layout.num_ranks
-    return np.divide(peak, pairs, out=np.ones(len(totals)), where=pairs > 0)
+    out = np.ones(len(totals))
+    np.divide(peak, pairs, out=out, where=pairs > 0)
+    return out
+
+
+def refuse_missing_layers(replays: Sequence[PolicyReplay], sampled: Sequence[int] | None) -> None:
+    """Refuse a policy that looks at the layer below where the sampling left layers out.
+
+    It would find nothing below most layers, and look worse than it is.
+    """
+    layers = sorted(sampled or ())
+    if not layers or layers == list(range(layers[0], layers[-1] + 1)):
+        return
+    for item in replays:
+        if item.policy.sees_layer_below:
+            raise PolicyError(
+                f"{item.policy.name} places by the layer below, but the trace left layers out",
+                place=f"policy {item.label.strip(chr(0))}",
+                value=f"layers {layers}",
+                remedy="leave it out, predict from the step before, or replay all layers",
+            )
 
 
 def _refuse_gaps(replays: Sequence[PolicyReplay], step_every: int) -> None:

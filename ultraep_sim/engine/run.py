@@ -19,6 +19,7 @@ from .memory import MemoryUse, memory_use
 from .replay import PolicyReplay
 from .replayed import Progress, replay_scenario
 from .result_files import write_result
+from .shares import Checkpoint
 from .spill import Spill
 from .stage_memory import stages_of
 from .streamed import counted, hottest
@@ -56,6 +57,8 @@ class RunResult:
     iterations : pyarrow.Table or None
         One row a (policy, iteration) where the scenario has a training section; the content of
         ``iterations.parquet``.
+    checkpoint : Checkpoint or None
+        Shares kept for a run that is killed; removed once the result is written.
     """
 
     scenario: Scenario
@@ -67,6 +70,7 @@ class RunResult:
     trace_digest: str
     notes: list[str]
     iterations: pa.Table | None = None
+    checkpoint: Checkpoint | None = None
 
     FILES: ClassVar = ("result.parquet", "summary.json", "scenario.yaml")
 
@@ -90,25 +94,39 @@ class RunResult:
             "memory": self.memory,
             "notes": self.notes,
         }
-        return write_result(directory, self.scenario, tables, said, command)
+        written = write_result(directory, self.scenario, tables, said, command)
+        if self.checkpoint is not None:
+            self.checkpoint.remove()
+        return written
 
     @property
     def records(self) -> pa.Table:
-        """One row a (policy, step, micro-batch, layer), in memory: what ``result.parquet`` holds."""
+        """The content of ``result.parquet`` in memory: one row a (policy, record)."""
         return pa.concat_tables(self._blocks())
 
     def _blocks(self) -> Iterator[pa.Table]:
         return self.spill.blocks([spec.label for spec in self.scenario.policies])
 
 
-def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> RunResult:
-    """Run a scenario in this process.
+def run_scenario(
+    scenario: Scenario,
+    *,
+    progress: Progress | None = None,
+    jobs: int = 1,
+    directory: str | Path | None = None,
+) -> RunResult:
+    """Run a scenario.
 
     Parameters
     ----------
     scenario : Scenario
     progress : callable, optional
-        Called as ``progress(what, done, total)`` after each record.
+        Called as ``progress(what, done, total)`` as records are replayed.
+    jobs : int
+        Processes that share the replay. The result does not depend on it.
+    directory : str or Path, optional
+        Where the result will be written; a run that is killed leaves its finished shares there,
+        and the next one of the same scenario, trace and code goes on from them.
 
     Returns
     -------
@@ -119,7 +137,8 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     UltraEPSimError
         If the trace, a policy or the scenario cannot be used.
     """
-    done = replay_scenario(scenario, progress)
+    folder = None if directory is None else Path(directory)
+    done = replay_scenario(scenario, progress, jobs=jobs, directory=folder)
     labels = [spec.label for spec in scenario.policies]
     memory = {
         item.label: _memory(scenario, item, done.records, done.warm, done.options)
@@ -127,23 +146,26 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
         if item.label in labels
     }
     _check_memory(memory)
-    jobs, steps = None, []
+    made, steps = None, []
     iterations: dict[str, list[Iteration]] = {}
     if scenario.training is not None:
-        jobs, which = done.jobs(), done.iterations()
-        steps = [done.step_of(jobs, iteration) for iteration in which]
-        iterations = _iterations(scenario, jobs, done.records.labels, which, progress)
+        made, which = done.jobs(), done.iterations()
+        steps = [done.step_of(made, iteration) for iteration in which]
+        iterations = _iterations(
+            scenario, made, [item.label for item in done.replays], which, progress
+        )
     workload = done.workload
     return RunResult(
         scenario,
-        result_rows(labels, done.records, memory, done.warm, iterations, jobs),
+        result_rows(labels, done.records, memory, done.warm, iterations, made),
         done.records,
         [{"policy": label} | memory[label].to_dict() for label in labels],
         workload.label,
         workload.trace.meta.to_dict(),
         workload.trace.digest,
-        result_notes(scenario, workload, done.warm, memory, done.replays, jobs),
+        result_notes(scenario, workload, done.warm, memory, done.replays, made),
         iteration_table(labels, iterations, steps) if iterations else None,
+        done.checkpoint,
     )
 
 

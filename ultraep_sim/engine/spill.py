@@ -26,31 +26,38 @@ class Spill:
     Parameters
     ----------
     labels : sequence of str
-        Of the policies, in the order in which they come.
+        Of the tables, one a policy, in the order in which they come.
+    folder : Path, optional
+        Where the files are, or will be, and stay. By default a new one that goes with this
+        object; TMPDIR says on which disk.
     """
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        # Removed with this object. TMPDIR says on which disk.
-        self._folder = TemporaryDirectory(prefix="ultraep-sim-")
-        self._paths = {
-            label: Path(self._folder.name) / f"{at}.arrow" for at, label in enumerate(labels)
-        }
+    def __init__(self, labels: Sequence[str], folder: Path | None = None) -> None:
+        self._own = TemporaryDirectory(prefix="ultraep-sim-") if folder is None else None
+        base = Path(self._own.name) if folder is None and self._own else Path(str(folder))
+        self._paths = {label: base / f"{at}.arrow" for at, label in enumerate(labels)}
         self._writers: dict[str, pa.RecordBatchFileWriter] = {}
-        self.num_records = 0
 
     @property
     def labels(self) -> list[str]:
-        """Of the policies."""
+        """Of the tables."""
         return list(self._paths)
+
+    @property
+    def num_records(self) -> int:
+        """Records of every policy."""
+        return sum(len(part) for part in self.parts(self.labels[0], "layer"))
 
     def append(self, label: str, columns: Mapping[str, NDArray[Any]]) -> None:
         """Add one policy's next records; an array of two axes becomes a column of lists."""
         batch = pa.record_batch({name: _array(values) for name, values in columns.items()})
+        self.append_batch(label, batch)
+
+    def append_batch(self, label: str, batch: pa.RecordBatch) -> None:
+        """Add what `batches` gave."""
         if label not in self._writers:
             self._writers[label] = pa.ipc.new_file(self._paths[label], batch.schema)
         self._writers[label].write_batch(batch)
-        if label == self.labels[0]:
-            self.num_records += batch.num_rows
 
     def close(self) -> None:
         """End the writing; reading may begin."""
@@ -84,11 +91,13 @@ class Spill:
             held: list[pa.RecordBatch] = []
             rows = 0
             for batch in self.batches(label):
-                if rows + batch.num_rows > ROW_GROUP:
-                    yield _named(label, held)
-                    held, rows = [], 0
-                held.append(batch)
+                # Cut where chunks of any size have it, so that results do not depend on them.
+                fits = ROW_GROUP - rows
+                held.append(batch.slice(0, fits))
                 rows += batch.num_rows
+                if rows > ROW_GROUP:
+                    yield _named(label, held)
+                    held, rows = [batch.slice(fits)], rows - ROW_GROUP
             yield _named(label, held)
 
 
@@ -106,5 +115,5 @@ def _array(values: NDArray[Any]) -> pa.Array:
 def _numpy(column: pa.Array) -> NDArray[Any]:
     if pa.types.is_fixed_size_list(column.type):
         flat = column.flatten().to_numpy()
-        return flat.reshape(len(column), column.type.list_size)
-    return column.to_numpy(zero_copy_only=False)
+        return np.asarray(flat.reshape(len(column), column.type.list_size))
+    return np.asarray(column.to_numpy(zero_copy_only=False))

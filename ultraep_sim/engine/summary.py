@@ -18,7 +18,7 @@ from .replay import PolicyReplay
 from .spill import Spill
 from .streamed import counted, mean, percentile
 from .training import Iteration, TrainingJobs
-from .workload import Workload
+from .workload import Workload, sampling_notes
 
 if TYPE_CHECKING:
     from ..scenario import Scenario
@@ -51,30 +51,31 @@ def result_rows(
     def average(label: str, name: str) -> float:
         return mean(parts(label, name), count)
 
-    layer_time = {label: average(label, "layer_time_s") for label in records.labels}
+    layer_time = {
+        label: average(label, "layer_time_s")
+        for label in (*labels, reference("none"), reference("ideal"))
+    }
     step_time = {
         label: float(np.mean([one.iteration_s for one in found]))
         for label, found in iterations.items()
     }
     mean_time = step_time or layer_time
-    rows = []
-    for label in labels:
-        rows.append(
-            {
-                "policy": label,
-                "mean_rank_imbalance": average(label, "imbalance"),
-                "p99_rank_imbalance": percentile(partial(parts, label, "imbalance"), count, 99),
-                "layer_time_ms": layer_time[label] * 1e3,
-                "fraction_of_ideal": mean_time[reference("ideal")] / mean_time[label],
-                "speedup_over_none": mean_time[reference("none")] / mean_time[label],
-                "exposed_overhead_us_per_layer": average(label, "exposed_overhead_s") * 1e6,
-                "replicas_per_plan": average(label, "replicas"),
-                "activation_peak_ratio": memory[label].activation_peak_ratio,
-                **_of_iterations(iterations.get(label, ())),
-                **_of_campaign(jobs, iterations.get(label, ())),
-            }
-        )
-    return rows
+    return [
+        {
+            "policy": label,
+            "mean_rank_imbalance": average(label, "imbalance"),
+            "p99_rank_imbalance": percentile(partial(parts, label, "imbalance"), count, 99),
+            "layer_time_ms": layer_time[label] * 1e3,
+            "fraction_of_ideal": mean_time[reference("ideal")] / mean_time[label],
+            "speedup_over_none": mean_time[reference("none")] / mean_time[label],
+            "exposed_overhead_us_per_layer": average(label, "exposed_overhead_s") * 1e6,
+            "replicas_per_plan": average(label, "replicas"),
+            "activation_peak_ratio": memory[label].activation_peak_ratio,
+            **_of_iterations(iterations.get(label, ())),
+            **_of_campaign(jobs, iterations.get(label, ())),
+        }
+        for label in labels
+    ]
 
 
 def _of_iterations(found: Sequence[Iteration]) -> dict[str, float]:
@@ -144,6 +145,7 @@ def result_notes(
         notes.append(
             f"routing of {workload.trace.meta.model} drives the shape of {scenario.model.name}"
         )
+    notes += sampling_notes(workload.trace)
     if jobs is not None:
         notes += _of_training(scenario, jobs)
     return notes + _not_charged(scenario, workload, prices) + _slots_taken(scenario, replays)

@@ -78,6 +78,7 @@ def even_quotas(loads: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray
 def group_replicas(  # type: ignore[no-untyped-def]  # numba kernel: shapes in plan_from_replicas
     total, home, expert, rank, quota, used, offsets, out_rank, out_slot, out_quota
 ):
+    """Fill offsets, hosts, slots and quotas of one plan; ``used`` comes as zeros."""
     experts = home.shape[0]
     offsets[:] = 0
     for i in range(expert.shape[0]):

@@ -58,11 +58,11 @@ def fill_stats(
     ):  # fmt: skip
         getattr(out, name)[:] = 0
     out.crosses[:] = False  # plans that may cross domains come one by one
-    out.replicas[:] = replicas.count
+    out.replicas[:] = replicas.opened
     parts = max(1, min(loads.shape[0], 8 * get_num_threads()))
     _fill(
         loads, totals, parts, layout.home, layout.domain, layout.num_domains > 1, tile_rows,
-        any_tree, replicas.count, replicas.expert, replicas.rank, replicas.quota,
+        any_tree, replicas.opened, replicas.expert, replicas.rank, replicas.quota,
         out.pairs, out.tiles, out.instances,
         out.near_sent, out.near_received, out.far_sent, out.far_received,
         out.copies_sent, out.copies_received, out.relay_sent, out.relayed, out.max_fanout,

@@ -13,14 +13,14 @@ class Replicas(NamedTuple):
 
     Attributes
     ----------
-    count : ndarray of int64, shape [N]
+    opened : ndarray of int64, shape [N]
     expert, rank : ndarray of int32, shape [N, M]
-        In the order they were opened; the first ``count`` of each row.
+        In the order they were opened; the first ``opened`` of each row.
     quota : ndarray of int64, shape [N, M]
         What each replica takes off its main.
     """
 
-    count: NDArray[np.int64]
+    opened: NDArray[np.int64]
     expert: NDArray[np.int32]
     rank: NDArray[np.int32]
     quota: NDArray[np.int64]

@@ -55,6 +55,7 @@ def split_tokens(
 
 @njit(cache=True)
 def split_into(loads, offsets, rank, quota, locality, out):  # type: ignore[no-untyped-def]
+    """Fill ``out``, zeros so far; see `split_tokens`."""
     sources, experts = loads.shape
     demand = np.empty(sources, np.int64)
     widest = 1

@@ -273,6 +273,7 @@ def _far(
 
 @njit(cache=True)
 def compute_side(rank, quota, tile_rows, pairs, tiles, instances):  # type: ignore[no-untyped-def]
+    """Add up pairs, tiles and instances of every rank."""
     for i in range(rank.shape[0]):
         if quota[i] > 0:
             pairs[rank[i]] += quota[i]
@@ -318,6 +319,7 @@ def one_domain(loads, offsets, rank, quota, locality, sent, received):  # type: 
 def many_domains(  # type: ignore[no-untyped-def]
     split, rank, domain, near_sent, near_received, far_sent, far_received
 ):
+    """Add up what leaves and reaches every rank, inside its domain and across."""
     near_sent[:] = 0
     far_sent[:] = 0
     for s in range(split.shape[0]):

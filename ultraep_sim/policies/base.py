@@ -213,6 +213,7 @@ class Policy(ABC):
     never_worse: bool = False  # an option may change it
     moves_mains: ClassVar[bool] = False
     may_cross: bool = False  # an option may change it
+    sees_layer_below: bool = False  # an option may change it
     sees_totals_only: ClassVar[bool] = False  # the plan depends on what each source holds alone
 
     def __init__(self, layout: EPLayout) -> None:

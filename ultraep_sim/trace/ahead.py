@@ -69,7 +69,7 @@ class _Ahead(Generic[T]):
             for item in self._items:
                 if not self._put((item, None, False)):
                     break
-        except BaseException as found:  # noqa: BLE001  # handed to the thread that asked for the item
+        except BaseException as found:  # handed to the thread that asked for the item
             error = found
         finally:
             if isinstance(self._items, Generator):

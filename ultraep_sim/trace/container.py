@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -114,7 +114,7 @@ class Trace:
                 loads = change(loads)
             yield record._replace(loads=loads)
 
-    def blocks(self, max_records: int) -> Iterator[Block]:
+    def blocks(self, max_records: int) -> Generator[Block, None, None]:
         """Yield the records in order, up to so many at a time; files are read ahead in a thread.
 
         Close the generator (or exhaust it) to end the thread.
