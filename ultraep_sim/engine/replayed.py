@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -146,14 +146,18 @@ def replay_scenario(
     if len(shares) > 1 and directory is not None:
         checkpoint = Checkpoint(directory, scenario, workload.trace.digest, shares)
     total = workload.num_records
-    report = partial(progress or _silent, "replaying")
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress("replaying", done, total)
+
     tables = [*labels, *(counts_of(label) for label in labels if scenario.training is not None)]
     records = Spill(tables)
     if len(shares) == 1:
-        replay_into(records, scenario, workload, replays, options, partial(report, total=total))
+        replay_into(records, scenario, workload, replays, options, report)
     else:
         with _folder_of(checkpoint) as folder:
-            _replay_shares(scenario, shares, folder, jobs, partial(report, total=total))
+            _replay_shares(scenario, shares, folder, jobs, report)
             merge([Spill(tables, folder / f"{at:05d}") for at in range(len(shares))], records)
     warm = _warm(scenario, replays, records, labels)
     return Replayed(scenario, workload, options, replays, records, warm, checkpoint)
@@ -236,10 +240,6 @@ def _replay_shares(
     for count in run_shares(replay_share, scenario, wanted, places, jobs):
         done += count
         report(done)
-
-
-def _silent(_what: str, _done: int, total: int) -> None:
-    """Report to nobody."""
 
 
 def _layout(scenario: Scenario) -> EPLayout:
