@@ -10,5 +10,5 @@ def test_peak_memory_does_not_grow_with_the_trace(tmp_path):
         found = replayed(tmp_path / "big.parquet", tmp_path / "out")
         assert found["records"] >= records
         peaks.append(found["peak_MB"])
-    # 18,000 more records are 18 MB of counts in memory, and were 60 MB of columns and more of copies.
+    # What used to grow: 18 MB of counts, and more than 60 MB of columns with their copies.
     assert peaks[1] < peaks[0] + 40
