@@ -132,7 +132,7 @@ def test_progress_counts_records(small):
     calls = []
     run_scenario(small(), progress=lambda *args: calls.append(args))
     assert calls[-1] == ("replaying", 24, 24)
-    assert len(calls) == 24
+    assert [done for _, done, _ in calls] == sorted({done for _, done, _ in calls})
 
 
 def test_trace_and_model_must_fit(small):

@@ -31,6 +31,9 @@ def test_a_mapped_trace_is_the_trace(small, tmp_path):
     for one, other in zip(found.select(layers=2), plain.select(layers=2), strict=True):
         assert one[:3] == other[:3]
         np.testing.assert_array_equal(one.loads, other.loads)
+    blocks = list(found._source.blocks(found.select(layers=2)._selection))
+    kept = [r.loads for r in plain.select(layers=2)]
+    np.testing.assert_array_equal(np.concatenate([block.loads for block in blocks]), kept)
     for record in found:
         record.loads[:] += 1  # the receiver's own
     np.testing.assert_array_equal(next(iter(found)).loads, records[0].loads)

@@ -75,6 +75,10 @@ def run(
             help="Run only this policy of the scenario, by name or label. Repeatable.",
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Processes that share a replay; same results."),
+    ] = 1,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no PNG and SVG.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
 ) -> None:
@@ -95,7 +99,9 @@ def run(
     job = _serve if chosen.serving is not None else _replay
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     with progress_bars() as progress:
-        result, plots = job(chosen, directory, command, progress, path=path, plots=not no_plots)
+        result, plots = job(
+            chosen, directory, command, progress, path=path, plots=not no_plots, jobs=jobs
+        )
     if as_json:
         print_json({"scenario": chosen.to_dict(), "rows": result.rows})
     else:
@@ -111,12 +117,13 @@ def _replay(
     *,
     path: Path,
     plots: bool,
+    jobs: int,
 ) -> tuple[RunResult, list[Path]]:
     from ultraep_sim.engine.run import run_scenario
     from ultraep_sim.report.plots import write_plots
 
     try:
-        result = run_scenario(scenario, progress=progress)
+        result = run_scenario(scenario, progress=progress, jobs=jobs, directory=directory)
     except InputError as error:
         raise _named_as_key(error, scenario).at(file=path) from error
     result.write(directory, command)
@@ -131,10 +138,13 @@ def _serve(
     *,
     path: Path,
     plots: bool,
+    jobs: int,
 ) -> tuple[ServingResult, list[Path]]:
     from ultraep_sim.report.plot_serving import write_serving_plots
     from ultraep_sim.serving.run import serve_scenario
 
+    if jobs > 1:
+        note("--jobs is for replays; requests are served in one process")
     began = perf_counter()
     try:
         result = serve_scenario(scenario, progress=progress)

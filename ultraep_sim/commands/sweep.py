@@ -329,8 +329,8 @@ def _stored(spec: SweepSpec, directory: Path) -> SweepResult:
 
 
 def _status(spec: SweepSpec, directory: Path) -> dict[str, Any]:
+    from ultraep_sim.engine.digests import code_digest
     from ultraep_sim.sweep import Store, expand
-    from ultraep_sim.sweep.digests import code_digest
     from ultraep_sim.sweep.run import known_keys
 
     store = Store(directory)

@@ -6,8 +6,12 @@ in a result only where the scenario lists them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +25,9 @@ from ..policies.registry import takes_cost
 from ..scenario.presets import SCENARIO_SPEEDS
 from .cost import cost_model
 from .layer import LayerOptions, LayerTimes, Phase, layer_times
-from .replay import Chunk, PolicyReplay, replay
+from .replay import Chunk, PolicyReplay, refuse_missing_layers, replay_blocks
+from .shares import Checkpoint, Share, divide, merge, run_shares, unfinished
+from .spill import Spill
 from .summary import reference
 from .training import TrainingJobs, conditions
 from .workload import Workload, make_workload
@@ -44,21 +50,36 @@ class Replayed:
     scenario, workload, options : Scenario, Workload, LayerOptions
     replays : list of PolicyReplay
         The listed policies and the references.
-    columns : dict of str to dict
-        By policy: every column of the record table.
-    stats : dict of str to LoadStats
-        By policy: counts of every record; empty where layers are timed.
+    records : Spill
+        By policy: every column of the record table, on disk.
     warm : bool [records]
         Which records count in means.
+    checkpoint : Checkpoint or None
+        What to remove once the result is written.
     """
 
     scenario: Scenario
     workload: Workload
     options: LayerOptions
     replays: list[PolicyReplay]
-    columns: dict[str, dict[str, NDArray[Any]]]
-    stats: dict[str, LoadStats]
+    records: Spill
     warm: NDArray[np.bool_]
+    checkpoint: Checkpoint | None = None
+
+    @cached_property
+    def stats(self) -> dict[str, LoadStats]:
+        """Counts of every record by policy, in memory; empty where layers are timed."""
+        if self.scenario.training is None:
+            return {}
+        return {
+            item.label: LoadStats(
+                **{
+                    f.name: self.records.column(counts_of(item.label), f.name)
+                    for f in fields(LoadStats)
+                }
+            )
+            for item in self.replays
+        }
 
     def jobs(self) -> TrainingJobs:
         """Return the iterations, not yet arranged in time."""
@@ -85,12 +106,29 @@ class Replayed:
         return int(self._keys()[jobs.rows[iteration, 0, 0], 0])
 
     def _keys(self) -> NDArray[np.int64]:
-        first = self.columns[self.replays[0].label]
-        return np.stack([first[name] for name in ("step", "micro_batch", "layer")], axis=1)
+        label = self.replays[0].label
+        names = ("step", "micro_batch", "layer")
+        return np.stack([self.records.column(label, name) for name in names], axis=1)
 
 
-def replay_scenario(scenario: Scenario, progress: Progress | None = None) -> Replayed:
+def replay_scenario(
+    scenario: Scenario,
+    progress: Progress | None = None,
+    *,
+    jobs: int = 1,
+    directory: Path | None = None,
+) -> Replayed:
     """Replay a scenario's records through its policies and the references.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    progress : callable, optional
+        Called as ``progress("replaying", records done, records)``.
+    jobs : int
+        Processes that share the replay; what is found does not depend on it.
+    directory : Path, optional
+        Where finished shares are kept for a run that is killed, see `engine.shares`.
 
     Raises
     ------
@@ -100,30 +138,108 @@ def replay_scenario(scenario: Scenario, progress: Progress | None = None) -> Rep
     workload = make_workload(scenario)
     options = layer_options(scenario, workload.trace.meta.tokens_per_rank, workload.phase)
     replays = policy_replays(scenario, options)
+    refuse_missing_layers(replays, workload.sampled_layers)
+    labels = [item.label for item in replays]
+    policies = [item.policy for item in replays]
+    shares = divide(workload, policies, jobs) if jobs > 1 or directory else [Share()]
+    checkpoint = None
+    if len(shares) > 1 and directory is not None:
+        checkpoint = Checkpoint(directory, scenario, workload.trace.digest, shares)
+    total = workload.num_records
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress("replaying", done, total)
+
+    tables = [*labels, *(counts_of(label) for label in labels if scenario.training is not None)]
+    records = Spill(tables)
+    if len(shares) == 1:
+        replay_into(records, scenario, workload, replays, options, report)
+    else:
+        with _folder_of(checkpoint) as folder:
+            _replay_shares(scenario, shares, folder, jobs, report)
+            merge([Spill(tables, folder / f"{at:05d}") for at in range(len(shares))], records)
+    warm = _warm(scenario, replays, records, labels)
+    return Replayed(scenario, workload, options, replays, records, warm, checkpoint)
+
+
+def replay_into(
+    records: Spill,
+    scenario: Scenario,
+    workload: Workload,
+    replays: list[PolicyReplay],
+    options: LayerOptions,
+    report: Callable[[int], None],
+) -> None:
+    """Replay a workload, or a share of it, and put what is found on disk."""
     prices = {item.label: item.policy.price() for item in replays}
-    tables: dict[str, list[dict[str, NDArray[Any]]]] = {item.label: [] for item in replays}
-    counts: dict[str, list[LoadStats]] = {item.label: [] for item in replays}
+    done = 0
 
     def on_chunk(chunk: Chunk) -> None:
         label = chunk.label
         times = layer_times(scenario.model, scenario.rack, chunk.stats, prices[label], options)
-        tables[label].append(_columns(chunk, times))
+        columns = _columns(chunk, times)
+        records.append(label, columns)
         if scenario.training is not None:
-            counts[label].append(chunk.stats.packed())
+            packed = chunk.stats.packed()
+            counts = {f.name: getattr(packed, f.name) for f in fields(LoadStats)}
+            where = {name: columns[name] for name in ("step", "micro_batch", "layer")}
+            records.append(counts_of(label), where | counts)
 
-    total, done = workload.num_records, 0
-
-    def on_record() -> None:
+    def on_records(count: int) -> None:
         nonlocal done
-        done += 1
-        if progress is not None:
-            progress("replaying", done, total)
+        done += count
+        report(done)
 
-    replay(workload, replays, on_chunk, step_every=workload.step_every, on_record=on_record)
-    columns = {label: _join(parts) for label, parts in tables.items()}
-    stats = {label: LoadStats.joined(parts) for label, parts in counts.items() if parts}
-    warm = _warm(scenario, replays, columns)
-    return Replayed(scenario, workload, options, replays, columns, stats, warm)
+    with closing(workload.blocks()) as blocks:
+        replay_blocks(
+            blocks, replays, on_chunk, step_every=workload.step_every, on_records=on_records
+        )
+    records.close()
+
+
+def replay_share(scenario: Scenario, share: Share, folder: Path) -> int:
+    """Replay a share of a scenario into a folder; return its records."""
+    workload = make_workload(scenario)
+    options = layer_options(scenario, workload.trace.meta.tokens_per_rank, workload.phase)
+    if share.steps is not None:
+        part = workload.trace.select(steps=slice(*share.steps))
+        workload = replace(workload, trace=part)
+    if share.layers is not None:
+        workload = replace(workload, layers=frozenset(share.layers))
+    replays = policy_replays(scenario, options)
+    labels = [item.label for item in replays]
+    tables = [*labels, *(counts_of(label) for label in labels if scenario.training is not None)]
+    records = Spill(tables, folder)
+    replay_into(records, scenario, workload, replays, options, lambda _done: None)
+    return records.num_records
+
+
+def counts_of(label: str) -> str:
+    """Name the table of a policy's counts, which only iterations need."""
+    return f"{label}\0counts"
+
+
+@contextmanager
+def _folder_of(checkpoint: Checkpoint | None) -> Iterator[Path]:
+    if checkpoint is not None:
+        yield checkpoint.folder
+        return
+    with TemporaryDirectory(prefix="ultraep-sim-") as folder:
+        yield Path(folder)
+
+
+def _replay_shares(
+    scenario: Scenario, shares: list[Share], folder: Path, jobs: int, report: Callable[[int], None]
+) -> None:
+    """Replay the shares that are not there yet."""
+    missing = unfinished(folder, len(shares))
+    places = [folder / f"{at:05d}" for at in missing]
+    wanted = [shares[at] for at in missing]
+    done = 0
+    for count in run_shares(replay_share, scenario, wanted, places, jobs):
+        done += count
+        report(done)
 
 
 def _layout(scenario: Scenario) -> EPLayout:
@@ -236,22 +352,22 @@ def _columns(chunk: Chunk, times: LayerTimes) -> dict[str, NDArray[Any]]:
     }
 
 
-def _join(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
 def _warm(
-    scenario: Scenario, replays: list[PolicyReplay], columns: dict[str, dict[str, NDArray[Any]]]
+    scenario: Scenario, replays: list[PolicyReplay], records: Spill, labels: list[str]
 ) -> NDArray[np.bool_]:
     """Say which records count: those for which every policy had the history it asks for."""
-    every = next(iter(columns.values()))["warm"]
+    warm = np.ones(records.num_records, np.bool_)
     if scenario.engine.warmup == "include":
-        return np.ones(len(every), np.bool_)
-    warm = np.logical_and.reduce([part["warm"] for part in columns.values()])
+        return warm
+    had_it = {}
+    for label in labels:
+        own = records.column(label, "warm")
+        had_it[label] = int(own.sum())
+        warm &= own
     if not warm.any():
-        slowest = min(replays, key=lambda item: int(columns[item.label]["warm"].sum()))
+        slowest = min(replays, key=lambda item: had_it[item.label])
         cadence = slowest.policy.cadence_steps
-        had = f"{columns[slowest.label]['warm'].sum()} of {len(every)} records warm"
+        had = f"{had_it[slowest.label]} of {len(warm)} records warm"
         shorter = "" if cadence is None else "give it a shorter cadence, "
         raise ScenarioError(
             f"no record is left after the warm-up of policy {slowest.label}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,8 +20,11 @@ from .memory import MemoryUse, memory_use
 from .replay import PolicyReplay
 from .replayed import Progress, replay_scenario
 from .result_files import write_result
+from .shares import Checkpoint
+from .spill import Spill
 from .stage_memory import stages_of
-from .summary import iteration_table, record_table, result_notes, result_rows
+from .streamed import counted, hottest
+from .summary import iteration_table, result_notes, result_rows
 from .training import Iteration, TrainingJobs, engine_of
 
 if TYPE_CHECKING:
@@ -42,8 +45,8 @@ class RunResult:
         training iterations also ``iteration_ms``, ``tflops_per_gpu``, ``communication_exposed``,
         ``pipeline_idle``, ``sync_exposed``; where GPUs are lost ``goodput``, ``restarts``,
         ``campaign_h``.
-    records : pyarrow.Table
-        One row a (policy, step, micro-batch, layer); the content of ``result.parquet``.
+    spill : Spill
+        What the replay found of every record, on disk.
     memory : list of dict
         Bytes per rank and policy, by part.
     workload_label : str
@@ -55,17 +58,20 @@ class RunResult:
     iterations : pyarrow.Table or None
         One row a (policy, iteration) where the scenario has a training section; the content of
         ``iterations.parquet``.
+    checkpoint : Checkpoint or None
+        Shares kept for a run that is killed; removed once the result is written.
     """
 
     scenario: Scenario
     rows: list[dict[str, Any]]
-    records: pa.Table
+    spill: Spill
     memory: list[dict[str, Any]]
     workload_label: str
     trace_meta: dict[str, Any]
     trace_digest: str
     notes: list[str]
     iterations: pa.Table | None = None
+    checkpoint: Checkpoint | None = None
 
     FILES: ClassVar = ("result.parquet", "summary.json", "scenario.yaml")
 
@@ -79,7 +85,7 @@ class RunResult:
         command : sequence of str
             How the run was started, for the summary.
         """
-        tables = {"result": self.records}
+        tables: dict[str, pa.Table | Iterator[pa.Table]] = {"result": self._blocks()}
         if self.iterations is not None:
             tables["iterations"] = self.iterations
         said = {
@@ -89,18 +95,40 @@ class RunResult:
             "memory": self.memory,
             "notes": self.notes,
         }
-        return write_result(directory, self.scenario, tables, said, command)
+        written = write_result(directory, self.scenario, tables, said, command)
+        if self.checkpoint is not None:
+            self.checkpoint.remove()
+        return written
+
+    @property
+    def records(self) -> pa.Table:
+        """The content of ``result.parquet`` in memory: one row a (policy, record)."""
+        return pa.concat_tables(self._blocks())
+
+    def _blocks(self) -> Iterator[pa.Table]:
+        return self.spill.blocks([spec.label for spec in self.scenario.policies])
 
 
 @under_draw
-def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> RunResult:
-    """Run a scenario in this process.
+def run_scenario(
+    scenario: Scenario,
+    *,
+    progress: Progress | None = None,
+    jobs: int = 1,
+    directory: str | Path | None = None,
+) -> RunResult:
+    """Run a scenario.
 
     Parameters
     ----------
     scenario : Scenario
     progress : callable, optional
-        Called as ``progress(what, done, total)`` after each record.
+        Called as ``progress(what, done, total)`` as records are replayed.
+    jobs : int
+        Processes that share the replay. The result does not depend on it.
+    directory : str or Path, optional
+        Where the result will be written; a run that is killed leaves its finished shares there,
+        and the next one of the same scenario, trace and code goes on from them.
 
     Returns
     -------
@@ -111,31 +139,35 @@ def run_scenario(scenario: Scenario, *, progress: Progress | None = None) -> Run
     UltraEPSimError
         If the trace, a policy or the scenario cannot be used.
     """
-    done = replay_scenario(scenario, progress)
+    folder = None if directory is None else Path(directory)
+    done = replay_scenario(scenario, progress, jobs=jobs, directory=folder)
     labels = [spec.label for spec in scenario.policies]
     memory = {
-        item.label: _memory(scenario, item, done.columns[item.label], done.warm, done.options)
+        item.label: _memory(scenario, item, done.records, done.warm, done.options)
         for item in done.replays
         if item.label in labels
     }
     _check_memory(memory)
-    jobs, steps = None, []
+    made, steps = None, []
     iterations: dict[str, list[Iteration]] = {}
     if scenario.training is not None:
-        jobs, which = done.jobs(), done.iterations()
-        steps = [done.step_of(jobs, iteration) for iteration in which]
-        iterations = _iterations(scenario, jobs, list(done.columns), which, progress)
+        made, which = done.jobs(), done.iterations()
+        steps = [done.step_of(made, iteration) for iteration in which]
+        iterations = _iterations(
+            scenario, made, [item.label for item in done.replays], which, progress
+        )
     workload = done.workload
     return RunResult(
         scenario,
-        result_rows(labels, done.columns, memory, done.warm, iterations, jobs),
-        record_table(labels, done.columns),
+        result_rows(labels, done.records, memory, done.warm, iterations, made),
+        done.records,
         [{"policy": label} | memory[label].to_dict() for label in labels],
         workload.label,
         workload.trace.meta.to_dict(),
         workload.trace.digest,
-        result_notes(scenario, workload, done.warm, memory, done.replays, jobs),
+        result_notes(scenario, workload, done.warm, memory, done.replays, made),
         iteration_table(labels, iterations, steps) if iterations else None,
+        done.checkpoint,
     )
 
 
@@ -199,19 +231,22 @@ def _iterations(
 def _memory(
     scenario: Scenario,
     item: PolicyReplay,
-    part: dict[str, NDArray[Any]],
+    records: Spill,
     warm: NDArray[np.bool_],
     options: LayerOptions,
 ) -> MemoryUse:
     """Account for one policy's memory over the records that count."""
-    positions = np.stack((part["step"], part["micro_batch"]))[:, warm]
-    groups = np.unique(positions, axis=1, return_inverse=True)[1].ravel()
+    steps, micro_batches, counts = (
+        records.parts(item.label, name) for name in ("step", "micro_batch", "rank_pairs")
+    )
+    positions = (np.stack(pair, axis=1) for pair in zip(steps, micro_batches, strict=True))
+    pairs, groups = hottest(counted(positions, warm), counted(counts, warm))
     price = item.policy.price()
     return memory_use(
         scenario.model,
         scenario.rack,
         item.policy.layout,
-        part["rank_pairs"][warm],
+        pairs,
         options,
         transport=price.transport,
         prefetched=price.prefetched,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +15,13 @@ from ..policies import DecisionPrice
 from .goodput import campaign
 from .memory import MemoryUse
 from .replay import PolicyReplay
+from .spill import Spill
+from .streamed import counted, mean, percentile
 from .training import Iteration, TrainingJobs
-from .workload import Workload
+from .workload import Workload, sampling_notes
 
 if TYPE_CHECKING:
     from ..scenario import Scenario
-
-Columns = Mapping[str, NDArray[Any]]
 
 _JOINT = ("two_batch", "dualpipe")
 
@@ -32,7 +33,7 @@ def reference(name: str) -> str:
 
 def result_rows(
     labels: Sequence[str],
-    columns: Mapping[str, Columns],
+    records: Spill,
     memory: Mapping[str, MemoryUse],
     warm: NDArray[np.bool_],
     iterations: Mapping[str, Sequence[Iteration]],
@@ -42,34 +43,39 @@ def result_rows(
 
     Where there are iterations, speed-up and share of the ideal are theirs.
     """
+    count = int(warm.sum())
+
+    def parts(label: str, name: str) -> Iterator[NDArray[Any]]:
+        return counted(records.parts(label, name), warm)
+
+    def average(label: str, name: str) -> float:
+        return mean(parts(label, name), count)
+
     layer_time = {
-        label: float(part["layer_time_s"][warm].mean()) for label, part in columns.items()
+        label: average(label, "layer_time_s")
+        for label in (*labels, reference("none"), reference("ideal"))
     }
     step_time = {
         label: float(np.mean([one.iteration_s for one in found]))
         for label, found in iterations.items()
     }
     mean_time = step_time or layer_time
-    rows = []
-    for label in labels:
-        part = columns[label]
-        rows.append(
-            {
-                "policy": label,
-                "mean_rank_imbalance": float(part["imbalance"][warm].mean()),
-                "p99_rank_imbalance": float(np.percentile(part["imbalance"][warm], 99)),
-                "layer_time_ms": layer_time[label] * 1e3,
-                "fraction_of_ideal": mean_time[reference("ideal")] / mean_time[label],
-                "speedup_over_none": mean_time[reference("none")] / mean_time[label],
-                "exposed_overhead_us_per_layer": float(part["exposed_overhead_s"][warm].mean())
-                * 1e6,
-                "replicas_per_plan": float(part["replicas"][warm].mean()),
-                "activation_peak_ratio": memory[label].activation_peak_ratio,
-                **_of_iterations(iterations.get(label, ())),
-                **_of_campaign(jobs, iterations.get(label, ())),
-            }
-        )
-    return rows
+    return [
+        {
+            "policy": label,
+            "mean_rank_imbalance": average(label, "imbalance"),
+            "p99_rank_imbalance": percentile(partial(parts, label, "imbalance"), count, 99),
+            "layer_time_ms": layer_time[label] * 1e3,
+            "fraction_of_ideal": mean_time[reference("ideal")] / mean_time[label],
+            "speedup_over_none": mean_time[reference("none")] / mean_time[label],
+            "exposed_overhead_us_per_layer": average(label, "exposed_overhead_s") * 1e6,
+            "replicas_per_plan": average(label, "replicas"),
+            "activation_peak_ratio": memory[label].activation_peak_ratio,
+            **_of_iterations(iterations.get(label, ())),
+            **_of_campaign(jobs, iterations.get(label, ())),
+        }
+        for label in labels
+    ]
 
 
 def _of_iterations(found: Sequence[Iteration]) -> dict[str, float]:
@@ -98,20 +104,6 @@ def _of_campaign(jobs: TrainingJobs | None, found: Sequence[Iteration]) -> dict[
         "restarts": float(times.restarts),
         "campaign_h": times.total_s / 3600,
     }
-
-
-def record_table(labels: Sequence[str], columns: Mapping[str, Columns]) -> pa.Table:
-    """Return the columns of all listed policies as one table, a row a (policy, record)."""
-    parts = []
-    for label in labels:
-        part = dict(columns[label])
-        pairs = part.pop("rank_pairs")
-        arrays = {"policy": pa.array([label] * len(pairs))}
-        arrays |= {name: pa.array(values) for name, values in part.items()}
-        flat = pa.array(pairs.ravel(), pa.int32())
-        arrays["rank_pairs"] = pa.FixedSizeListArray.from_arrays(flat, pairs.shape[1])
-        parts.append(pa.table(arrays))
-    return pa.concat_tables(parts)
 
 
 def iteration_table(
@@ -153,6 +145,7 @@ def result_notes(
         notes.append(
             f"routing of {workload.trace.meta.model} drives the shape of {scenario.model.name}"
         )
+    notes += sampling_notes(workload.trace)
     if jobs is not None:
         notes += _of_training(scenario, jobs)
     return notes + _not_charged(scenario, workload, prices) + _slots_taken(scenario, replays)

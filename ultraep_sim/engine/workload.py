@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from ..errors import ScenarioError, TraceError
 from ..trace import Record, Trace, load_trace
+from ..trace.container import Block
 from ..trace.regroup import regrouped
 from .layer import Phase
 
 if TYPE_CHECKING:
     from ..scenario import Scenario
+
+
+_BLOCK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -40,16 +47,36 @@ class Workload:
     step_every: int
 
     @property
+    def sampled_layers(self) -> list[int] | None:
+        """Layers that are left of the trace's, by its sampling or by the slice; None for all."""
+        found: list[int] | None = self.trace.meta.sampling.get("layers")
+        if self.layers is None:
+            return found
+        return sorted(self.layers if found is None else self.layers & set(found))
+
+    @property
     def num_records(self) -> int:
         """Records that will be replayed."""
         if self.layers is None:
             return self.trace.num_records
-        return sum(int(layer) in self.layers for layer in self.trace.keys()[:, 2])
+        layers = sorted(self.layers)
+        return sum(int(np.isin(keys[:, 2], layers).sum()) for keys in self.trace.key_blocks())
 
     def __iter__(self) -> Iterator[Record]:
         for record in self.trace:
             if self.layers is None or record.layer in self.layers:
                 yield record
+
+    def blocks(self) -> Generator[Block, None, None]:
+        """Yield the records, as many at a time as make a load matrix of some megabytes."""
+        meta = self.trace.meta
+        most = max(1, _BLOCK_BYTES // (4 * meta.source_ranks * meta.num_experts))
+        layers = None if self.layers is None else sorted(self.layers)
+        with closing(self.trace.blocks(most)) as blocks:
+            for keys, loads in blocks:
+                kept = slice(None) if layers is None else np.isin(keys[:, 2], layers)
+                if len(keys[kept]):
+                    yield Block(keys[kept], loads[kept])
 
 
 def make_workload(scenario: Scenario) -> Workload:
@@ -65,6 +92,7 @@ def make_workload(scenario: Scenario) -> Workload:
     spec = scenario.workload
     trace = _synthetic(scenario) if spec.trace is None else load_trace(spec.trace)
     _check_model(scenario, trace)
+    _check_ranks(trace, scenario)
     recorded_layers = {int(layer) for layer in trace.layers}
     if spec.steps is not None:
         trace = trace.select(steps=slice(*spec.steps))
@@ -163,6 +191,38 @@ def _check_model(scenario: Scenario, trace: Trace) -> None:
                 value=has,
                 remedy="choose a model or a trace that fit each other",
             )
+
+
+def _check_ranks(trace: Trace, scenario: Scenario) -> None:
+    """Refuse the rows of some ranks: they are not the load of the group.
+
+    Told how many tokens a rank has, the replay scales them on purpose, and the label says so.
+    """
+    ranks = trace.meta.sampling.get("ranks")
+    if ranks is None or scenario.workload.tokens_per_rank is not None:
+        return
+    raise ScenarioError(
+        f"the trace has the rows of {len(ranks)} source ranks only, not the load of the group",
+        file=scenario.workload.trace,
+        place="metadata.sampling.ranks",
+        value=ranks,
+        remedy="replay the whole trace, or set workload.tokens_per_rank to let these ranks "
+        "stand for all",
+    )
+
+
+def sampling_notes(trace: Trace) -> list[str]:
+    """Say what it means that the trace is a sample."""
+    sampling, notes = trace.meta.sampling, []
+    if every := int(sampling.get("step_every", 1)) - 1:
+        notes.append(f"the trace has one step in {every + 1}: means are over those")
+    if "layers" in sampling:
+        there = f"{len(sampling['layers'])} of {trace.meta.num_layers} layers"
+        notes.append(f"the trace has {there}: means are over those, not over the model")
+    if "ranks" in sampling:
+        some = len(sampling["ranks"])
+        notes.append(f"{some} source ranks of the trace stand for the whole group, by their share")
+    return notes
 
 
 def _label(trace: Trace) -> str:

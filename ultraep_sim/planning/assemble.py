@@ -44,7 +44,9 @@ def plan_from_replicas(
     out_quota = np.empty(instances, np.int64)
     total = loads[0] if loads.shape[0] == 1 else loads.sum(axis=0)
     used = np.zeros(layout.num_ranks, np.int32)
-    _group(total, layout.home, expert, rank, quota, used, offsets, out_rank, out_slot, out_quota)
+    group_replicas(
+        total, layout.home, expert, rank, quota, used, offsets, out_rank, out_slot, out_quota
+    )
     return Plan(layout, loads, offsets, out_rank, out_slot, out_quota, **fields)
 
 
@@ -73,9 +75,10 @@ def even_quotas(loads: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray
 
 
 @njit(cache=True)
-def _group(  # type: ignore[no-untyped-def]  # numba kernel: shapes in plan_from_replicas
+def group_replicas(  # type: ignore[no-untyped-def]  # numba kernel: shapes in plan_from_replicas
     total, home, expert, rank, quota, used, offsets, out_rank, out_slot, out_quota
 ):
+    """Fill offsets, hosts, slots and quotas of one plan; ``used`` comes as zeros."""
     experts = home.shape[0]
     offsets[:] = 0
     for i in range(expert.shape[0]):

@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
 from ..errors import PolicyError
 from .layout import EPLayout
+from .replicas import Replicas
 
 PROBES = 7
 RESOLUTION = 1024
@@ -161,6 +162,54 @@ class QuotaSolver:
             self._quota,
         )
         return Solution(tau, self._expert[:n].copy(), self._rank[:n].copy(), self._quota[:n].copy())
+
+    def solve_many(
+        self, loads: NDArray[np.int64], options: QuotaOptions | None = None
+    ) -> tuple[NDArray[np.int64], Replicas]:
+        """Plan many records, on all threads; each as `solve` does.
+
+        Parameters
+        ----------
+        loads : ndarray of int64, shape [N, experts]
+        options : QuotaOptions, optional
+
+        Returns
+        -------
+        tau : ndarray of int64, shape [N]
+        Replicas
+        """
+        options = options or QuotaOptions()
+        records, room = loads.shape[0], self._expert.shape[0]
+        tau, count = np.empty(records, np.int64), np.empty(records, np.int64)
+        expert, rank = np.empty((records, room), np.int32), np.empty((records, room), np.int32)
+        quota = np.empty((records, room), np.int64)
+        parts = max(1, min(records, 8 * get_num_threads()))
+        _solve_many(
+            loads, parts, self._by_home, self._start, self.layout.domain,
+            self.layout.slots_per_rank, options.target_scaled, options.min_quota,
+            tau, count, expert, rank, quota,
+        )  # fmt: skip
+        return tau, Replicas(count, expert, rank, quota)
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def _solve_many(  # type: ignore[no-untyped-def]  # numba kernel: shapes in QuotaSolver.solve_many
+    loads, parts, by_home, start, domain, slots, target_scaled, min_quota,
+    tau, count, expert, rank, quota,
+):  # fmt: skip
+    records, experts = loads.shape
+    ranks = start.shape[0] - 1
+    for part in prange(parts):
+        rank_load, slack = np.empty(ranks, np.int64), np.empty(ranks, np.int64)
+        free, stamp = np.empty(ranks, np.int64), np.zeros(ranks, np.int64)
+        keys = np.empty(max(ranks, experts), np.int64)
+        rank_order, expert_order = np.empty(ranks, np.int32), np.empty(experts, np.int32)
+        for n in range(part * records // parts, (part + 1) * records // parts):
+            tau[n], count[n] = _solve(
+                loads[n], by_home, start, domain, slots, target_scaled, min_quota,
+                rank_load, keys, rank_order, expert_order, slack, free, stamp,
+                expert[n], rank[n], quota[n],
+            )  # fmt: skip
 
 
 @njit(cache=True)
@@ -309,25 +358,24 @@ def _shed(  # type: ignore[no-untyped-def]
     """Move up to ``excess`` tokens off one main, largest slack first; it keeps one token."""
     _, slack, free, stamp, _, _ = state
     out_expert, out_rank, out_quota = out
-    mark = expert + 1  # each expert is visited once a probe; see the reset below
     first = n
     moved = 0
     while moved < excess and left > 0:
         best = -1
         best_slack = 0
-        feasible = 0
         for r in range(begin, end):
-            if slack[r] > 0 and free[r] > 0 and stamp[r] != mark:
-                feasible += 1
-                if slack[r] > best_slack:
-                    best_slack = slack[r]
-                    best = r
+            if slack[r] > best_slack and free[r] > 0 and stamp[r] == 0:
+                best_slack = slack[r]
+                best = r
         if best < 0:
             break
         need = excess - moved
         quota = min(need, best_slack, left)
         floor = 0
         if mode == DYNAMIC_FLOOR:
+            feasible = 0
+            for r in range(begin, end):
+                feasible += (slack[r] > 0) & (free[r] > 0) & (stamp[r] == 0)
             floor = max(min_quota, (need + feasible - 1) // feasible)
         elif mode == PLAIN_FLOOR:
             floor = min_quota
@@ -339,9 +387,9 @@ def _shed(  # type: ignore[no-untyped-def]
         n += 1
         slack[best] -= quota
         free[best] -= 1
-        stamp[best] = mark
+        stamp[best] = 1  # it holds this expert now
         left -= quota
         moved += quota
     for i in range(first, n):
-        stamp[out_rank[i]] = 0  # the next probe may put this expert there again
+        stamp[out_rank[i]] = 0
     return moved, n

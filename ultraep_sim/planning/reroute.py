@@ -49,12 +49,13 @@ def split_tokens(
     [[4, 1], [0, 3]]
     """
     out = np.zeros((loads.shape[0], rank.shape[0]), np.int64)
-    _split(loads, offsets, rank, quota, locality and loads.shape[0] > 1, out)
+    split_into(loads, offsets, rank, quota, locality and loads.shape[0] > 1, out)
     return out
 
 
 @njit(cache=True)
-def _split(loads, offsets, rank, quota, locality, out):  # type: ignore[no-untyped-def]
+def split_into(loads, offsets, rank, quota, locality, out):  # type: ignore[no-untyped-def]
+    """Fill ``out``, zeros so far; see `split_tokens`."""
     sources, experts = loads.shape
     demand = np.empty(sources, np.int64)
     widest = 1

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .layout import EPLayout
 from .plan import Plan
 from .relay import fill_candidate, fill_relay
+from .replicas import Replicas
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ class LoadStats:
 
     def head(self, records: int) -> LoadStats:
         """Return the first ``records`` rows (views)."""
-        return LoadStats(**{f.name: getattr(self, f.name)[:records] for f in fields(self)})
+        return self.part(slice(records))
+
+    def part(self, rows: slice) -> LoadStats:
+        """Return consecutive rows (views)."""
+        return LoadStats(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def take(self, rows: NDArray[np.integer[Any]]) -> LoadStats:
         """Return some rows, in the order given (copies)."""
@@ -138,6 +143,11 @@ class StatsBuilder:
         return self._count == self._capacity
 
     @property
+    def room(self) -> int:
+        """Records that still fit."""
+        return self._capacity - self._count
+
+    @property
     def stats(self) -> LoadStats:
         """What was added since the last `reset` (views into the builder's arrays)."""
         return self._stats.head(self._count)
@@ -161,16 +171,16 @@ class StatsBuilder:
             getattr(out, name)[n] = 0
         layout = plan.layout
         rank, offsets = plan.rank, plan.offsets
-        _compute_side(
+        compute_side(
             rank, plan.quota, self._tile_rows, out.pairs[n], out.tiles[n], out.instances[n]
         )
         if layout.num_domains == 1:
-            _one_domain(
+            one_domain(
                 plan.loads, offsets, rank, plan.quota, plan.locality,
                 out.near_sent[n], out.near_received[n],
             )  # fmt: skip
         else:
-            _many_domains(
+            many_domains(
                 plan.split, rank, layout.domain,
                 out.near_sent[n], out.near_received[n], out.far_sent[n], out.far_received[n],
             )  # fmt: skip
@@ -185,6 +195,39 @@ class StatsBuilder:
         out.replicas[n] = plan.num_replicas
         out.max_fanout[n] = plan.max_fanout
         self._count += 1
+
+    def add_replicas(
+        self,
+        layout: EPLayout,
+        loads: NDArray[np.int32],
+        totals: NDArray[np.int64],
+        replicas: Replicas,
+    ) -> None:
+        """Append plans that keep mains home and replicas in their domain, all at once.
+
+        Parameters
+        ----------
+        layout : EPLayout
+        loads : ndarray of int32, shape [N, ranks, experts]
+        totals : ndarray of int64, shape [N, experts]
+            ``loads`` summed over the ranks.
+        replicas : Replicas
+        """
+        from .batch_stats import fill_stats
+
+        stop = self._count + len(loads)
+        out = self._stats.part(slice(self._count, stop))
+        trees = self._any_tree
+        fill_stats(out, layout, loads, totals, replicas, self._tile_rows, any_tree=trees)
+        self._count = stop
+
+    def repeat(self, times: int) -> None:
+        """Append the last record again, so many times."""
+        n = self._count
+        for f in fields(LoadStats):
+            column = getattr(self._stats, f.name)
+            column[n : n + times] = column[n - 1]
+        self._count += times
 
     def scale_wire(self, sent: NDArray[np.float64], received: NDArray[np.float64]) -> None:
         """Shrink what the last record sends and receives, where less travels than its pairs.
@@ -229,7 +272,8 @@ def _far(
 
 
 @njit(cache=True)
-def _compute_side(rank, quota, tile_rows, pairs, tiles, instances):  # type: ignore[no-untyped-def]
+def compute_side(rank, quota, tile_rows, pairs, tiles, instances):  # type: ignore[no-untyped-def]
+    """Add up pairs, tiles and instances of every rank."""
     for i in range(rank.shape[0]):
         if quota[i] > 0:
             pairs[rank[i]] += quota[i]
@@ -238,7 +282,7 @@ def _compute_side(rank, quota, tile_rows, pairs, tiles, instances):  # type: ign
 
 
 @njit(cache=True)
-def _one_domain(loads, offsets, rank, quota, locality, sent, received):  # type: ignore[no-untyped-def]
+def one_domain(loads, offsets, rank, quota, locality, sent, received):  # type: ignore[no-untyped-def]
     """Sent and received pairs without the full split: only what stays local matters.
 
     With locality a rank keeps min(own demand, own quota) of each expert. Without it the split is
@@ -272,9 +316,10 @@ def _one_domain(loads, offsets, rank, quota, locality, sent, received):  # type:
 
 
 @njit(cache=True)
-def _many_domains(  # type: ignore[no-untyped-def]
+def many_domains(  # type: ignore[no-untyped-def]
     split, rank, domain, near_sent, near_received, far_sent, far_received
 ):
+    """Add up what leaves and reaches every rank, inside its domain and across."""
     near_sent[:] = 0
     far_sent[:] = 0
     for s in range(split.shape[0]):

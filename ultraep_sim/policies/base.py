@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..errors import PolicyError
 from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan
+from ..planning.replicas import Replicas
 
 Transport = Literal["none", "stream", "broadcast", "migrate", "free"]
 
@@ -212,6 +213,8 @@ class Policy(ABC):
     never_worse: bool = False  # an option may change it
     moves_mains: ClassVar[bool] = False
     may_cross: bool = False  # an option may change it
+    sees_layer_below: bool = False  # an option may change it
+    sees_totals_only: ClassVar[bool] = False  # the plan depends on what each source holds alone
 
     def __init__(self, layout: EPLayout) -> None:
         self.layout = layout
@@ -243,9 +246,41 @@ class Policy(ABC):
             The layer's state; the policy may change ``placement``, ``moved`` and ``warm``.
         """
 
+    def plan_block(self, totals: NDArray[np.int64]) -> Replicas | None:
+        """Plan many records of any layers at once; None where there is no such way.
+
+        Only for a policy that decides on the expert loads of each record alone, keeps mains home,
+        replicas in their domain and a source's own tokens local. Each record's replicas must be
+        those of `plan`.
+
+        Parameters
+        ----------
+        totals : ndarray of int64, shape [N, experts]
+        """
+        return None
+
+    @classmethod
+    def plans_blocks(cls) -> bool:
+        """Whether `plan_block` speaks for `plan`: a subclass that changes one needs its own."""
+        return _definer(cls, "plan_block") is _definer(cls, "plan")
+
+    @classmethod
+    def plans_totals(cls) -> bool:
+        """Whether `sees_totals_only` speaks for `plan`, in the same way."""
+        return cls.sees_totals_only and _definer(cls, "sees_totals_only") is _definer(cls, "plan")
+
+    @property
+    def memoryless(self) -> bool:
+        """Whether a plan depends on the loads at hand alone, so that records come in any order."""
+        return self.exact and self.cadence_steps is None
+
     @abstractmethod
     def price(self) -> DecisionPrice:
         """Return what a decision costs."""
+
+
+def _definer(cls: type, name: str) -> type:
+    return next(base for base in cls.__mro__ if name in vars(base))
 
 
 def positive(name: str, value: int) -> int:

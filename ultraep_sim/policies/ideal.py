@@ -26,6 +26,7 @@ class Ideal(Policy):
     acts = "every micro-batch"
     costs = "nothing; changes what the model computes"
     never_worse = True
+    sees_totals_only = True
 
     def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
         """Replace the loads by balanced ones with the same total at every source."""

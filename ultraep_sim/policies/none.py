@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ..planning import Plan
 from ..planning.assemble import plan_from_replicas
+from ..planning.replicas import Replicas, none_of
 from .base import DecisionPrice, Policy, PolicyState, nothing
 
 _NO_INT = np.empty(0, np.int32)
@@ -26,6 +27,10 @@ class NoBalancing(Policy):
     def plan(self, loads: NDArray[np.int64], state: PolicyState) -> Plan:
         """Leave every load at its expert's home."""
         return plan_from_replicas(self.layout, loads, _NO_INT, _NO_INT, _NO_QUOTA, policy=self.name)
+
+    def plan_block(self, totals: NDArray[np.int64]) -> Replicas:
+        """Open no replica."""
+        return none_of(len(totals))
 
     def price(self) -> DecisionPrice:
         """Return zero everywhere."""

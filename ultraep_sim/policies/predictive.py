@@ -53,7 +53,7 @@ class Predictive(Policy):
     def __init__(self, layout: EPLayout, *, source: str = "step", target: float = 1.01) -> None:
         super().__init__(layout)
         one_of("source", source, ("step", "layer"))
-        self._from_layer = source == "layer"
+        self._from_layer = self.sees_layer_below = source == "layer"
         self._options = QuotaOptions(target)
         self._solver = QuotaSolver(layout)
         steps = range(0, layout.num_ranks, layout.domain)

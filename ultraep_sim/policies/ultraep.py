@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..model.provenance import Quantity
 from ..planning import EPLayout, Plan, QuotaOptions, QuotaSolver, expert_loads
 from ..planning.assemble import plan_from_replicas
+from ..planning.replicas import Replicas
 from .base import EXCHANGE, REROUTE, TASKS, DecisionPrice, Policy, PolicyState
 
 SOLVE = Quantity(56.0, "us", "published", "UltraEP hot path of one forward layer, planning")
@@ -49,6 +50,10 @@ class UltraEP(Policy):
             self.layout, loads, solution.expert, solution.rank, solution.quota,
             policy=self.name, tau=solution.tau, solve_us=elapsed_us,
         )  # fmt: skip
+
+    def plan_block(self, totals: NDArray[np.int64]) -> Replicas:
+        """Solve for the exact loads of every record."""
+        return self._solver.solve_many(totals, self._options)[1]
 
     def price(self) -> DecisionPrice:
         """Return the published hot path."""

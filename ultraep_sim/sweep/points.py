@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine.digests import code_digest, file_digest
 from ..errors import InputError, ScenarioError
 from .axes import ValueSpec
 from .condition import Condition
-from .digests import code_digest, file_digest
 from .spec import MAX_POINTS, SweepSpec
 
 if TYPE_CHECKING:

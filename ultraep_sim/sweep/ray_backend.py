@@ -44,7 +44,11 @@ class RayRuns:
         if not address:
             started["include_dashboard"] = False
         try:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, **started)
+            # A task has one CPU; kernels that run in parallel must not take those of the others.
+            alone = {"env_vars": {"NUMBA_NUM_THREADS": "1"}}
+            ray.init(
+                log_to_driver=False, logging_level=logging.WARNING, runtime_env=alone, **started
+            )
         except Exception as error:  # ray raises many kinds here
             raise InputError(
                 f"the Ray cluster does not answer: {error}", place="--ray-address", value=address,

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from ..engine.digests import code_digest
 from ..trace.mapped import map_trace
 from .backends import Runs, Task, make_backend, run_task
-from .digests import code_digest
 from .points import Point, Resolved, resolve
 from .spec import SweepSpec
 from .store import Part, Store

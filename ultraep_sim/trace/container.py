@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -34,6 +34,21 @@ class Record(NamedTuple):
     loads: NDArray[np.int32]
 
 
+class Block(NamedTuple):
+    """Consecutive records of a trace, N of them.
+
+    Attributes
+    ----------
+    keys : ndarray of int32, shape [N, 3]
+        Step, micro-batch and layer.
+    loads : ndarray of int32, shape [N, source_ranks, num_experts], C-contiguous
+        The receiver's own.
+    """
+
+    keys: NDArray[np.int32]
+    loads: NDArray[np.int32]
+
+
 class TraceSource(Protocol):
     """Where the records of a trace come from: a file, memory, a generator."""
 
@@ -58,7 +73,10 @@ class LoadStep(Protocol):
     """One change of the load matrix on its way out (rescaling, other sources)."""
 
     def __call__(self, loads: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return the changed matrix."""
+        """Return the changed matrix.
+
+        A step may have a method ``many`` that does the same to [records, rows, experts].
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,25 +114,42 @@ class Trace:
                 loads = change(loads)
             yield record._replace(loads=loads)
 
+    def blocks(self, max_records: int) -> Generator[Block, None, None]:
+        """Yield the records in order, up to so many at a time; files are read ahead in a thread.
+
+        Close the generator (or exhaust it) to end the thread.
+        """
+        from .blocks import blocks_of
+
+        return blocks_of(self._source, self._selection, self._steps, max_records)
+
     @property
     def num_records(self) -> int:
         """Number of records of this view."""
-        return len(self.keys()) if self._selection else self._source.count()
+        if not self._selection:
+            return self._source.count()
+        return sum(len(keys) for keys in self.key_blocks())
 
     @property
     def steps(self) -> NDArray[np.int32]:
         """The steps present, ascending."""
-        return np.unique(self.keys()[:, 0])
+        return self._present(0)
 
     @property
     def micro_batches(self) -> NDArray[np.int32]:
         """The micro-batch numbers present, ascending."""
-        return np.unique(self.keys()[:, 1])
+        return self._present(1)
 
     @property
     def layers(self) -> NDArray[np.int32]:
         """The layers present, ascending."""
-        return np.unique(self.keys()[:, 2])
+        return self._present(2)
+
+    def _present(self, column: int) -> NDArray[np.int32]:
+        found = np.empty(0, np.int32)
+        for keys in self.key_blocks():
+            found = np.union1d(found, keys[:, column])
+        return found
 
     @property
     def digest(self) -> str:
@@ -131,6 +166,12 @@ class Trace:
         """
         keys = self._source.keys()
         return keys[self._selection.mask(keys)] if self._selection else keys
+
+    def key_blocks(self) -> Iterator[NDArray[np.int32]]:
+        """Yield what `keys` returns, part by part: for traces whose keys do not fit in memory."""
+        from .blocks import key_blocks_of
+
+        return key_blocks_of(self._source, self._selection)
 
     def select(
         self,

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .container import Record
+from .container import Block, Record
 from .meta import TraceMeta
 from .selection import Selection
 
 #: Larger traces are streamed by every process instead: 4 GiB of counts.
 MAX_BYTES = 4 << 30
+
+_BLOCK_BYTES = 4 << 20
 
 _MAPPED: dict[str, str] = {}
 
@@ -98,6 +100,15 @@ class MappedSource:
         for at in np.flatnonzero(selection.mask(np.asarray(self._keys))):
             step, micro_batch, layer = self._keys[at].tolist()
             yield Record(step, micro_batch, layer, np.array(self._loads[at]))
+
+    def blocks(self, selection: Selection) -> Iterator[Block]:
+        """Yield the selected records in blocks of a few megabytes, as copies."""
+        step = max(1, _BLOCK_BYTES // (4 * self.meta.source_ranks * self.meta.num_experts))
+        for first in range(0, len(self._keys), step):
+            keys = np.array(self._keys[first : first + step])
+            kept = selection.mask(keys)
+            if kept.any():
+                yield Block(keys[kept], np.array(self._loads[first : first + step][kept]))
 
     def keys(self) -> NDArray[np.int32]:
         """Return step, micro-batch and layer of every record."""

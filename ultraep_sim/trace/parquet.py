@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import TraceError
 from .checks import RecordChecker, fold_rows
-from .container import Record, Trace, TraceSource, _int32
+from .container import Block, Record, Trace, TraceSource, _int32
 from .mapped import mapped_source
 from .meta import TraceMeta
 from .parquet_footer import (
@@ -99,27 +99,40 @@ class ParquetSource:
     def keys(self) -> NDArray[np.int32]:
         """Return step, micro-batch and layer of every record; reads the index columns only."""
         if self._keys is None:
-            checker = RecordChecker(self.meta, self._path)
-            blocks = []
-            groups = list(range(len(self._footer.row_groups)))
-            for rows, _ in self._whole_records(groups, counts=False):
-                keys = fold_rows(rows, self.meta.source_ranks, self._path)
-                checker.check_keys(keys)
-                blocks.append(keys)
-            self._keys = np.concatenate(blocks)
+            self._keys = np.concatenate(list(self.key_blocks()))
         return self._keys.copy()
 
     def records(self, selection: Selection) -> Iterator[Record]:
         """Yield the selected records; row groups without a selected step are not read."""
+        for keys, loads in self.blocks(selection):
+            for at, (step, micro_batch, layer) in enumerate(keys.tolist()):
+                yield Record(step, micro_batch, layer, loads[at])
+
+    def blocks(self, selection: Selection) -> Iterator[Block]:
+        """Yield the selected records in blocks of a few megabytes, as the file is read."""
         shape = (-1, self.meta.source_ranks, self.meta.num_experts)
         checker = RecordChecker(self.meta, self._path)
         for rows, counts in self._whole_records(self._groups_of(selection), counts=True):
             keys = fold_rows(rows, self.meta.source_ranks, self._path)
             loads = counts.reshape(shape)
             checker.check(keys, loads)
-            for at in np.flatnonzero(selection.mask(keys)):
-                step, micro_batch, layer = keys[at].tolist()
-                yield Record(step, micro_batch, layer, loads[at])
+            kept = selection.mask(keys)
+            if kept.all():
+                yield Block(keys, loads)
+            elif kept.any():
+                yield Block(keys[kept], loads[kept])
+
+    def key_blocks(self) -> Iterator[NDArray[np.int32]]:
+        """Yield step, micro-batch and layer of every record, checked; reads the index alone."""
+        if self._keys is not None:
+            yield self._keys
+            return
+        checker = RecordChecker(self.meta, self._path)
+        groups = list(range(len(self._footer.row_groups)))
+        for rows, _ in self._whole_records(groups, counts=False):
+            keys = fold_rows(rows, self.meta.source_ranks, self._path)
+            checker.check_keys(keys)
+            yield keys
 
     def _groups_of(self, selection: Selection) -> list[int]:
         """Row groups that can hold selected steps; all, where groups cut records in two."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 from numpy.typing import NDArray
 
 from ..errors import TraceError
@@ -30,6 +30,12 @@ class Resource:
     def __call__(self, loads: NDArray[np.int32]) -> NDArray[np.int32]:
         """Merge or spread the rows of one load matrix."""
         return resource_rows(loads, self.num_ranks, self.top_k)
+
+    def many(self, loads: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Do the same to many records, [records, rows, experts], on all threads."""
+        if loads.shape[1] != 1 or self.num_ranks == 1:
+            return np.stack([self(one) for one in loads])
+        return np.asarray(_spread_many(np.ascontiguousarray(loads), self.num_ranks, self.top_k))
 
 
 def resource_meta(meta: TraceMeta, num_ranks: int) -> TraceMeta:
@@ -126,40 +132,54 @@ def spread_row(row: NDArray[np.int32], num_ranks: int, top_k: int) -> NDArray[np
     return np.asarray(_spread(np.ascontiguousarray(row[None, :]), num_ranks, top_k))
 
 
+@njit(cache=True, parallel=True, nogil=True)
+def _spread_many(loads: NDArray[np.int32], num_ranks: int, top_k: int) -> NDArray[np.int32]:
+    out = np.empty((loads.shape[0], num_ranks, loads.shape[2]), dtype=np.int32)
+    for n in prange(loads.shape[0]):
+        out[n] = _spread(loads[n], num_ranks, top_k)
+    return out
+
+
 @njit(cache=True, nogil=True)
 def _spread(loads: NDArray[np.int32], num_ranks: int, top_k: int) -> NDArray[np.int32]:
     rows, experts = loads.shape
     share = num_ranks // rows
     out = np.empty((num_ranks, experts), dtype=np.int32)
+    dealt = np.empty((experts, share), dtype=np.int32)  # an expert's shares lie side by side
     for r in range(rows):
         total = 0
         for e in range(experts):
             total += loads[r, e]
         tokens = total // top_k
-        first = r * share
         token = 0  # the next token to be dealt a pair
         for e in range(experts):
             count = int(loads[r, e])
-            for i in range(share):
-                out[first + i, e] = 0
             # The pairs lie on tokens token..end-1, wrapping once round at most.
             until_wrap = min(count, tokens - token)
-            _deal(out, first, share, e, token, until_wrap)
-            _deal(out, first, share, e, 0, count - until_wrap)
-            token = (token + count) % tokens if tokens else 0
+            dealt[e] = 0
+            _deal(dealt[e], token % share, until_wrap)
+            _deal(dealt[e], 0, count - until_wrap)
+            token += count
+            if token >= tokens:
+                token -= tokens
+        first = r * share
+        for i in range(share):
+            for e in range(experts):
+                out[first + i, e] = dealt[e, i]
     return out
 
 
 @njit(cache=True, nogil=True)
-def _deal(
-    out: NDArray[np.int32], first: int, share: int, expert: int, start: int, count: int
-) -> None:
-    """Add tokens ``start .. start + count - 1``, dealt to the ranks in turn, to one column."""
+def _deal(dealt: NDArray[np.int32], offset: int, count: int) -> None:
+    """Add ``count`` tokens, dealt to the ranks in turn from ``offset`` on."""
+    if count == 0:
+        return
+    share = dealt.shape[0]
     base = count // share
     extra = count - base * share
-    offset = start % share
     for i in range(share):
-        behind = i - offset
-        if behind < 0:
-            behind += share
-        out[first + i, expert] += base + (1 if behind < extra else 0)
+        dealt[i] += base
+    for i in range(offset, min(offset + extra, share)):
+        dealt[i] += 1
+    for i in range(offset + extra - share):
+        dealt[i] += 1

@@ -1,4 +1,4 @@
-"""What decides a point's rows besides its scenario: the code, and the bytes of its traces."""
+"""What decides a result besides its scenario: the code, and the bytes of its traces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 #: Parts of the package that only show or judge results, so that mending them runs nothing again.
 _ONLY_SHOW = frozenset(("commands", "report", "validate", "calibrate", "sweep"))
-_PACKAGES = ("numpy", "numba")
+_PACKAGES = ("numpy", "numba", "pyarrow")
 
 
 @cache
@@ -30,8 +30,6 @@ def code_digest() -> str:
             found.update(f"{place.as_posix()}\0".encode())
             found.update(file.read_bytes())
     found.update(" ".join(f"{name}=={version(name)}" for name in _PACKAGES).encode())
-    # How a point is made of a sweep decides its rows as well.
-    found.update((_ROOT / "sweep" / "points.py").read_bytes())
     return found.hexdigest()[:16]
 
 
