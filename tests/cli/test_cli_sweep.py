@@ -45,6 +45,9 @@ def test_a_table_a_plot_and_the_rows(invoke, file, tmp_path):
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written >= {"sweep.csv", "sweep.parquet", "sweep.png", "sweep.svg", "sweep.json"}
     assert "sweep.csv" in answer.err
+    assert {"report.html", "findings.md", "winners.png"} <= written
+    assert "settings one can choose: ep.slots_per_rank" in " ".join(answer.out.split())
+    assert f"open {tmp_path / 'out' / 'report.html'}" in answer.err
 
 
 def test_json_is_one_document(invoke, file, tmp_path):
@@ -73,7 +76,7 @@ def test_what_does_not_fit_is_marked(invoke, file, tmp_path, monkeypatch):
         ]
 
     monkeypatch.setattr(backends, "run_point", run)
-    answer = invoke("sweep", file, "--jobs", "1", "--out", tmp_path / "out")
+    answer = invoke("sweep", file, "--jobs", "1", "--no-report", "--out", tmp_path / "out")
     assert answer.code == 0, answer
     marked = [line for line in answer.out.splitlines() if "\N{DAGGER}" in line]
     assert len(marked) == 2
@@ -82,9 +85,9 @@ def test_what_does_not_fit_is_marked(invoke, file, tmp_path, monkeypatch):
     assert "does not fit" in marked[1]
     assert answer.out.count("Note: 8 records.") == answer.out.count("Note: half.") == 1
     monkeypatch.setattr(backends, "run_point", lambda point, scenario: run(point)[:1])
-    answer = invoke("sweep", file, "--jobs", "1", "--out", tmp_path / "out")
+    answer = invoke("sweep", file, "--jobs", "1", "--no-report", "--out", tmp_path / "out")
     assert "\N{DAGGER}" in answer.out  # they are stored, and not run again
-    answer = invoke("sweep", file, "--jobs", "1", "--out", tmp_path / "other")
+    answer = invoke("sweep", file, "--jobs", "1", "--no-report", "--out", tmp_path / "other")
     assert "\N{DAGGER}" not in answer.out
     assert "memory" not in answer.out
 
@@ -160,6 +163,24 @@ def test_exports_hold_the_same_rows(invoke, file, tmp_path):
     assert pq.read_table(table).to_pylist() == rows
     assert_one_line_error(invoke("sweep", "export", out, "--format", "xls"), "csv, json, parquet")
     assert_one_line_error(invoke("sweep", "export", out, "--format", "parquet"), "--out")
+
+
+def test_two_sweeps_are_compared(invoke, file, tmp_path):
+    for name, model in (("one", "qwen3-30b"), ("two", "qwen3-235b")):
+        base = BASE.replace("preset: qwen3-30b", f"preset: {model}")
+        (tmp_path / "base.yaml").write_text(base)
+        invoke("sweep", file, "--jobs", "1", "--no-report", "--out", tmp_path / name)
+    same = invoke("sweep", "compare", tmp_path / "one", tmp_path / "one", "--json")
+    assert same.code == 0
+    answer = invoke("sweep", "compare", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "c")
+    assert answer.code == 0, answer
+    assert "layer_time_ms" in answer.out
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {
+        "compare.html", "compare.json", "compare.csv",
+    }  # fmt: skip
+    (tmp_path / "one" / "sweep.parquet").write_bytes(b"PAR1")
+    answer = invoke("sweep", "compare", tmp_path / "one", tmp_path / "two")
+    assert_one_line_error(answer, "sweep.parquet", "cannot be read")
 
 
 def test_a_directory_that_will_not_do_is_told(invoke, file, tmp_path):
