@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ultraep_sim.calibrate.fit import FitResult
+from ultraep_sim.calibrate.runlog.findings import Finding
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.provenance import Quantity, fitted
 
@@ -27,8 +28,8 @@ class Outcome:
         With the fitted numbers; None where the measurements are no rack's.
     numbers : dict of str to Quantity
         What was replaced in the rack, by dotted name.
-    findings : tuple of dict
-        Bad rows: disease, rows, what was done.
+    findings : tuple of Finding
+        Bad rows of a log, and what was done about them.
     warnings : tuple of str
         Beside those of the fits.
     unfitted : dict of str to str
@@ -40,7 +41,7 @@ class Outcome:
     inputs: dict[str, str]
     rack: RackProfile | None = None
     numbers: dict[str, Quantity] = field(default_factory=dict)
-    findings: tuple[dict[str, Any], ...] = ()
+    findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
     unfitted: dict[str, str] = field(default_factory=dict)
 
@@ -50,7 +51,7 @@ class Outcome:
             "measured_on": self.title,
             "inputs": {"files": self.inputs},
             "fits": {name: found.to_dict() for name, found in self.fits.items()},
-            "findings": list(self.findings),
+            "findings": [one.to_dict() for one in self.findings],
             "warnings": list(self.warnings),
             "unfitted": self.unfitted,
         }

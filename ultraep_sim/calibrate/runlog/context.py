@@ -8,6 +8,7 @@ import numpy as np
 
 from ultraep_sim.calibrate.fit import Parameter
 from ultraep_sim.calibrate.runlog.log import Floats
+from ultraep_sim.compute.kernel_laws import PAIR_HIDDEN
 from ultraep_sim.model.dtypes import activation_bytes
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.shapes import ModelShape
@@ -44,35 +45,34 @@ class Context:
         dtype = self.dispatch_dtype if kind == "dispatch" else self.combine_dtype
         return self.model.hidden * activation_bytes(dtype) * (1 - 1 / self.ranks)
 
-    def least_ns(self, kind: str) -> float | None:
-        """Nanoseconds of one pair (copy) at the datasheet's rates; None for a whole step."""
+    @property
+    def least_ns(self) -> dict[str, float]:
+        """Nanoseconds of one pair (copy) at the datasheet's rates, by kind; a step has none."""
         gpu, link = self.rack.gpu, self.rack.scale_up_GBps.si
         math = self.model.flops_per_pair / gpu.peak(self.weight_dtype) * _NS
         wire = {k: self.wire_bytes(k) / link * _NS for k in ("dispatch", "combine")}
         return {
             "experts": math,
             "experts_backward": 2 * math,
-            "layer": math + sum(wire.values()),
+            "layer": max(math, *wire.values()),  # the rest may be hidden behind the longest
             "weights": self.model.expert_bytes(self.weight_dtype) / link * _NS,
             **wire,
-        }.get(kind)
+        }
 
-    def expected_ns(self, kind: str) -> tuple[float, float] | None:
-        """Fixed nanoseconds, and those of one pair (copy), of the rack; None for a whole step."""
+    @property
+    def expected_ns(self) -> dict[str, tuple[float, float]]:
+        """Nanoseconds that are fixed, and those of one pair (copy), by kind, as the rack is."""
         gpu, rack = self.rack.gpu, self.rack
         launch, pair = gpu.expert_launch_us.si * _NS, gpu.expert_pair_ns.value
-        pair *= self.model.hidden / 4096
+        pair *= self.model.hidden / PAIR_HIDDEN
         flops = self.model.flops_per_pair
         forward = pair + flops / gpu.rate("expert", "forward", self.weight_dtype) * _NS
         backward = 2 * pair + 2 * flops / gpu.rate("expert", "backward", self.weight_dtype) * _NS
         # A rank reads the weights of its experts however few pairs come.
         local = -(-self.model.num_experts // self.ranks)
         read = local * self.model.expert_bytes(self.weight_dtype) / gpu.memory_rate * _NS
-        floor = rack.alltoall_floor_us.si * _NS
-        wire = {
-            k: self.wire_bytes(k) / rack.alltoall_rate("forward") * _NS
-            for k in ("dispatch", "combine")
-        }
+        floor, rate = rack.alltoall_floor_us.si * _NS, rack.alltoall_rate("forward")
+        wire = {k: self.wire_bytes(k) / rate * _NS for k in ("dispatch", "combine")}
         copy = self.model.expert_bytes(self.weight_dtype) / rack.stream_rate * _NS
         return {
             "experts": (launch + read, forward),
@@ -81,7 +81,7 @@ class Context:
             "weights": (rack.stream_base_us.si * _NS, copy),
             "dispatch": (floor, wire["dispatch"]),
             "combine": (floor, wire["combine"]),
-        }.get(kind)
+        }
 
 
 def pair_parameter(name: str, kind: str, context: Context | None, typical: float) -> Parameter:
@@ -95,13 +95,15 @@ def pair_parameter(name: str, kind: str, context: Context | None, typical: float
     typical : float
         Nanoseconds per pair of the rows.
     """
-    least = None if context is None else context.least_ns(kind)
+    least = None if context is None else context.least_ns.get(kind)
     if least is None or name == "exposed_ns":  # hidden communication may cost nothing
         return Parameter(name, "ns", typical, typical * 1e-3, typical * 1e3)
-    return Parameter(name, "ns", float(np.clip(typical, least, _SLOWEST * least)), least, _SLOWEST * least)
+    return Parameter(
+        name, "ns", float(np.clip(typical, least, _SLOWEST * least)), least, _SLOWEST * least
+    )
 
 
 def expected_seconds(kind: str, load: Floats, context: Context) -> Floats | None:
     """Return what the rack would take before it is calibrated, seconds [N]."""
-    found = context.expected_ns(kind)
+    found = context.expected_ns.get(kind)
     return None if found is None else (found[0] + found[1] * load) / _NS

@@ -57,7 +57,10 @@ def diagnose(log: Log, context: Context | None, repair: Collection[str] = ()) ->
     for name in repair:
         if name not in REPAIRS:
             raise CalibrationError(
-                "no such repair", place="--repair", value=name, remedy=f"one of {', '.join(REPAIRS)}"
+                "no such repair",
+                place="--repair",
+                value=name,
+                remedy=f"one of {', '.join(REPAIRS)}",
             )
     found, good = _judge(log, context)
     mended = [f for f in found if f.disease in repair]
@@ -149,7 +152,7 @@ class _Kind:
     def _first_guess(self) -> Mask:
         """Rows within a factor of 30 of the median time for a load."""
         rough = np.log(self.seconds) - np.log(np.maximum(self.load, np.median(self.load) / 10))
-        return np.abs(rough - np.median(rough)) < _OFF
+        return np.asarray(np.abs(rough - np.median(rough)) < _OFF)
 
     def _law(self, good: Mask) -> Floats:
         """Logarithm of what a law without factors, fitted to good rows, gives for all rows."""
@@ -169,9 +172,7 @@ class _Kind:
 
     def _swaps(self, law: Floats, good: Mask, usable: Mask) -> list[tuple[Swap, Mask]]:
         units = np.unique(self.unit)
-        keys, of = np.unique(
-            self.log.keys(with_unit=False)[self.at], axis=0, return_inverse=True
-        )
+        keys, of = np.unique(self.log.keys(with_unit=False)[self.at], axis=0, return_inverse=True)
         of, column = of.ravel(), np.searchsorted(units, self.unit)
         times, laws = (np.full((len(keys), len(units)), np.nan) for _ in range(2))
         times[of[usable], column[usable]] = np.log(self.seconds[usable])
@@ -191,7 +192,12 @@ class _Kind:
         for one, mask in exchanged:
             what = f"{self.kind}: the loads of {self.log.unit_name}s {one.a} and {one.b} fit "
             out.append(
-                Finding("swapped_ranks", f"{what}each other's times", self._numbers(mask), pair=(one.a, one.b))
+                Finding(
+                    "swapped_ranks",
+                    f"{what}each other's times",
+                    self._numbers(mask),
+                    pair=(one.a, one.b),
+                )
             )
         for name, what, mask in (
             ("unit_seconds", "times a thousandth of what the other rows say", seconds),

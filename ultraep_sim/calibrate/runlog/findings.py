@@ -13,7 +13,10 @@ DISEASES: dict[str, tuple[str, str]] = {
         "a negative or outlying time, or a start before the previous one",
         "time with a monotonic clock; keep out steps that stall (checkpoints, evaluation)",
     ),
-    "unit_seconds": ("seconds where milliseconds belong", "--repair unit_seconds, or mend the file"),
+    "unit_seconds": (
+        "seconds where milliseconds belong",
+        "--repair unit_seconds, or mend the file",
+    ),
     "unit_microseconds": (
         "microseconds where milliseconds belong",
         "--repair unit_microseconds, or mend the file",

@@ -43,7 +43,7 @@ def loads_from_trace(log: Log, trace: Trace, ranks: int) -> Log:
     found: dict[tuple[int, int, int], Floats] = {}
     whole: dict[int, float] = {}
     for record in trace:
-        pairs = np.bincount(home, record.loads.sum(axis=0), ranks)
+        pairs = np.bincount(home, record.loads.sum(axis=0), ranks).astype(np.float64)
         found[record.step, record.micro_batch, record.layer] = pairs
         whole[record.step] = whole.get(record.step, 0.0) + float(pairs.max())
     load = np.empty(len(log))

@@ -23,12 +23,12 @@ MIN_ROWS_A_RANK = 8
 
 
 def plain_law(values: Values, columns: Columns) -> Floats:
-    """Fixed time and time per pair."""
+    """Add a fixed time and a time per pair."""
     return np.asarray(values["fixed_us"] * 1e-6 + columns["load"] * (values["pair_ns"] * 1e-9))
 
 
 def exposed_law(values: Values, columns: Columns) -> Floats:
-    """Fixed time, the slowest rank's experts, and exposed communication per pair."""
+    """Add a fixed time, the slowest rank's experts, and exposed communication per pair."""
     fixed = values["fixed_us"] * 1e-6
     return np.asarray(fixed + columns["experts_s"] + columns["load"] * values["exposed_ns"] * 1e-9)
 

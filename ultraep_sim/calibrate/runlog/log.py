@@ -85,7 +85,7 @@ class Log:
         return whole & (self.unit_name == "rank")
 
     def keys(self, *, with_unit: bool = True) -> NDArray[np.int64]:
-        """What identifies a row, int64 [N, 4 or 5]: kind, step, layer, micro-batch, unit."""
+        """Tell rows apart, int64 [N, 4 or 5]: kind, step, layer, micro-batch, unit."""
         code = np.searchsorted(sorted(KINDS), self.kind)
         columns = [code, self.step, self.layer, self.micro_batch]
         return np.stack([*columns, self.unit] if with_unit else columns, axis=1)
@@ -176,7 +176,9 @@ def _log(table: Mapping[str, Sequence[Any]], source: tuple[str, str]) -> Log:
 def _check_columns(table: Mapping[str, Sequence[Any]]) -> None:
     for name in _REQUIRED:
         if name not in table:
-            raise CalibrationError("a column is missing", place=name, value=list(table), remedy=_SEE)
+            raise CalibrationError(
+                "a column is missing", place=name, value=list(table), remedy=_SEE
+            )
     if sum(name in table for name in UNITS) != 1:
         raise CalibrationError(
             "a log names ranks or stages", place="rank", value=list(table),

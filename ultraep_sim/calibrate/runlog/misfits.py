@@ -79,7 +79,9 @@ def swaps(log_ms: Floats, log_law: Floats, sd: float) -> list[Swap]:
     """
     own = log_ms - log_law
     with np.errstate(invalid="ignore"):
-        middle = np.array([np.median(e[np.isfinite(e)]) if np.isfinite(e).any() else 0 for e in own.T])
+        middle = np.array(
+            [np.median(e[np.isfinite(e)]) if np.isfinite(e).any() else 0 for e in own.T]
+        )
     own_cost = _cost(own - np.clip(middle, -_STRAGGLER, _STRAGGLER), sd)
     found: list[Swap] = []
     for a, b in combinations(range(log_ms.shape[1]), 2):

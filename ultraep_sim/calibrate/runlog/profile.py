@@ -23,6 +23,8 @@ from ultraep_sim.model.provenance import Quantity, assumed, fitted
 Fits = dict[str, FitResult]
 Numbers = dict[str, Quantity]
 
+_SHARED = ("gpu.expert", "alltoall")
+
 
 def calibrate_log(log: Log, context: Context | None, repair: Collection[str] = ()) -> Outcome:
     """Judge a log's rows, fit the good ones, and put what they tell into a rack.
@@ -52,13 +54,15 @@ def calibrate_log(log: Log, context: Context | None, repair: Collection[str] = (
     if context is not None and numbers:
         rack = with_numbers(context.rack, numbers, f"{context.rack.name}-{name}")
     unfitted = {"step": "a whole step's time per pair is no single number of a rack"}
+    if context is not None and not any(name.startswith(_SHARED) for name in numbers):
+        unfitted["layer"] = "less time than compute and communication take in turn: they overlap"
     return Outcome(
         title=log.sources[0][0],
         fits=fits,
         inputs=dict(log.sources),
         rack=rack,
         numbers=numbers,
-        findings=tuple(f.to_dict() for f in found.findings),
+        findings=found.findings,
         warnings=tuple(_memory_bound(log, context)),
         unfitted={k: v for k, v in unfitted.items() if k in fits},
     )
@@ -161,30 +165,31 @@ def _exchanges(fits: list[FitResult], kinds: list[str], context: Context) -> Num
 
 
 def _layer(found: FitResult, context: Context) -> Numbers:
-    """Share a layer's time per pair as the rack did before: no row tells the two apart."""
-    rack, model = context.rack, context.model
-    forward, wires = (context.expected_ns(k) for k in ("experts", "dispatch"))
-    combine = context.expected_ns("combine")
-    assert forward is not None and wires is not None and combine is not None  # not a step
-    compute, wire = forward[1], wires[1] + combine[1]
-    least_compute, least_wire = (context.least_ns(k) or 0.0 for k in ("experts", "dispatch"))
-    least_wire += context.least_ns("combine") or 0.0
-    measured = found.values["pair_ns"]
-    compute_ns = min(max(measured * compute / (compute + wire), least_compute), measured - least_wire)
-    flops = model.flops_per_pair / _speedup(context) * 1e-3
+    """Share a layer's time per pair as the rack did before: no row tells the two apart.
+
+    Nothing where the time is less than both take one after the other: then they overlap.
+    """
+    measured, sd = found.values["pair_ns"], found.relative_sd("pair_ns")
+    least, expected = context.least_ns, context.expected_ns
+    least_math, least_wire = least["experts"], least["dispatch"] + least["combine"]
+    most_math, most_wire = measured - least_wire, measured - least_math
+    if most_math < least_math:
+        return {}
+    share = expected["experts"][1] / (expected["layer"][1])
+    math_ns = min(max(measured * share, least_math), most_math)
+    flops = context.model.flops_per_pair / _speedup(context) * 1e-3
     moved = context.wire_bytes("dispatch") + context.wire_bytes("combine")
-    where = source(found, f"layers of the log, shared out as on {rack.name}; compute + exposed ")
-    where += f"communication is known: {measured:.4g} ns a pair +-{found.relative_sd('pair_ns'):.1%}"
+    where = source(found, f"layers of the log, shared out as on {context.rack.name}")
+    where += f"; compute + exposed communication: {measured:.4g} ns a pair +-{sd:.1%}"
     return {
         "gpu.expert_forward_TFLOPs": _between(
-            flops / compute_ns, "TFLOP/s", where, flops / (measured - least_wire), flops / least_compute
+            flops / math_ns, "TFLOP/s", where, flops / most_math, flops / least_math
         ),
         "gpu.expert_pair_ns": fitted(0, "ns", source(found, "inside the fitted rate")),
         "alltoall_forward_GBps": _between(
-            moved / (measured - compute_ns), "GB/s", where,
-            moved / (measured - least_compute), moved / least_wire,
+            moved / (measured - math_ns), "GB/s", where, moved / most_wire, moved / least_wire
         ),
-    }  # fmt: skip
+    }
 
 
 def _between(value: float, unit: str, where: str, low: float, high: float) -> Quantity:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ultraep_sim.calibrate.runlog.findings import Finding
-from ultraep_sim.calibrate.runlog.log import Log
+from ultraep_sim.calibrate.runlog.log import Floats, Log
 
 Mask = NDArray[np.bool_]
 
@@ -31,7 +31,12 @@ def _masks(log: Log) -> Iterator[tuple[str, str, Mask, str]]:
     bad = ~np.isfinite(ms) | (ms == 0)
     yield "missing_time", "an empty, infinite or zero time", bad, "excluded"
     if log.start_ms is not None:
-        yield "clock_jump", "starts before the row before it of its rank", _backwards(log), "excluded"
+        yield (
+            "clock_jump",
+            "starts before the row before it of its rank",
+            _backwards(log, log.start_ms),
+            "excluded",
+        )
     bad = ~np.isfinite(load) | (load < 0)
     yield "missing_load", "an empty, infinite or negative load", bad, "excluded"
     if (bad & log.grouped).any():  # whoever lacks a load may have been the slowest
@@ -47,11 +52,9 @@ def _masks(log: Log) -> Iterator[tuple[str, str, Mask, str]]:
     yield "duplicate_row", "the same key again with another time", again, "excluded"
 
 
-def _backwards(log: Log) -> Mask:
+def _backwards(log: Log, start: Floats) -> Mask:
     """Rows that start earlier than an earlier step of the same rank and kind."""
     out = np.zeros(len(log), np.bool_)
-    start = log.start_ms
-    assert start is not None  # the caller looked
     keys = log.keys()
     for unit in np.unique(log.unit):
         for kind in np.unique(log.kind):
