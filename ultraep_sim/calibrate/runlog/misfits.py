@@ -3,12 +3,14 @@
 All tests look at ``error = log(ms) - log(law)`` of a robust fit without rank factors. A unit of
 seconds is an error of log 1000; an outlier is far from the median error of its rank, so that a
 straggler is none. Two ranks are swapped where each one's times fit the other's loads: per step
-the gain of exchanging them is summed, and the stretch of steps with the largest sum is judged.
+the gain of exchanging them is summed over the kinds, and the stretch of steps with the largest sum
+is judged.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from ultraep_sim.calibrate.runlog.log import Floats, Ints
 
 Mask = NDArray[np.bool_]
+Gains = Callable[[int, int], Floats]
 
 _UNIT = math.log(1000.0)
 _NEAR_UNIT = math.log(3.0)
@@ -61,34 +64,56 @@ class Swap:
     score: float
 
 
-def swaps(log_ms: Floats, log_law: Floats, sd: float) -> list[Swap]:
-    """Find exchanged ranks.
+@dataclass(frozen=True)
+class Timed:
+    """Times of one kind at K keys in order of time and R ranks; NaN where a row is bad or missing.
 
     Parameters
     ----------
     log_ms, log_law : float64 [K, R]
-        Logarithm of the time of each rank, and of what the law gives for its load, at K keys in
-        order of time; NaN where a row is missing or bad.
+        Logarithm of the time of each rank, and of what the law gives for its load.
     sd : float
         Spread of the errors of rows that are right.
+    """
+
+    log_ms: Floats
+    log_law: Floats
+    sd: float
+
+    def gains(self) -> Gains:
+        """Return what exchanging two ranks gains at each key, in standard deviations."""
+        own = self.log_ms - self.log_law
+        middle = np.array(
+            [np.median(e[np.isfinite(e)]) if np.isfinite(e).any() else 0 for e in own.T]
+        )
+        cost = _cost(own - np.clip(middle, -_STRAGGLER, _STRAGGLER), self.sd)
+
+        def gain(a: int, b: int) -> Floats:
+            one = cost[:, a] - _cost(self.log_ms[:, a] - self.log_law[:, b], self.sd)
+            other = cost[:, b] - _cost(self.log_ms[:, b] - self.log_law[:, a], self.sd)
+            return np.nan_to_num(np.minimum(one, other))  # each must fit the other's loads
+
+        return gain
+
+
+def swaps(kinds: Sequence[Timed]) -> list[Swap]:
+    """Find exchanged ranks by the evidence of all kinds together.
+
+    Parameters
+    ----------
+    kinds : sequence of Timed
+        Of the same keys and ranks.
 
     Returns
     -------
     list of Swap
         Best first; a rank is in one of them at most.
     """
-    own = log_ms - log_law
-    with np.errstate(invalid="ignore"):
-        middle = np.array(
-            [np.median(e[np.isfinite(e)]) if np.isfinite(e).any() else 0 for e in own.T]
-        )
-    own_cost = _cost(own - np.clip(middle, -_STRAGGLER, _STRAGGLER), sd)
     found: list[Swap] = []
-    for a, b in combinations(range(log_ms.shape[1]), 2):
-        gain_a = own_cost[:, a] - _cost(log_ms[:, a] - log_law[:, b], sd)
-        gain_b = own_cost[:, b] - _cost(log_ms[:, b] - log_law[:, a], sd)
-        gain = np.nan_to_num(np.minimum(gain_a, gain_b))
-        first, last, score = _best_stretch(gain)
+    gains = [kind.gains() for kind in kinds]
+    for a, b in combinations(range(kinds[0].log_ms.shape[1]), 2):
+        total = np.sum([gain(a, b) for gain in gains], axis=0)
+        first, last, score = _best_stretch(total)
         if score > _SWAP_SCORE:
             found.append(Swap(a, b, first, last, score))
     out: list[Swap] = []
