@@ -27,7 +27,7 @@ _NEAR_UNIT = math.log(3.0)
 _OUTLIER_SD, _OUTLIER = 8.0, math.log(1.3)
 _LEAST_SD = 0.005
 _CLIP = 5.0  # standard deviations: what one row can say for or against a swap
-_SWAP_SCORE = 40.0  # sum of gains in standard deviations: eight steps without doubt, or more
+_SWAP_SCORE = 15.0  # the largest sum in 72 clean logs of 8 and 32 ranks was 3.5
 _STRAGGLER = math.log(1.25)  # a rank may be so much faster or slower before a swap explains it
 
 
