@@ -14,7 +14,6 @@ from ultraep_sim.calibrate.runlog.laws import (
     effective_load,
     fixed_parameter,
     plain_law,
-    row_names,
 )
 from ultraep_sim.calibrate.runlog.log import Ints, Log
 from ultraep_sim.calibrate.runlog.misfits import (
@@ -75,7 +74,7 @@ class KindOfRows:
         """Fit a law without factors to the good rows, and find the rows in other units."""
         good = self.good if self.good.sum() >= MIN_ROWS else np.ones_like(self.good)
         load, seconds = self.load[good], np.exp(self.log_s[good])
-        rows = Rows({"load": load}, seconds, row_names(self.log, self.at[good]))
+        rows = Rows({"load": load}, seconds, tuple(map(str, self.log.row[self.at[good]])))
         typical = float(np.median(seconds / np.maximum(load, 1.0))) * 1e9
         pair = pair_parameter("pair_ns", self.name, None, typical)
         found = fit(plain_law, [fixed_parameter(seconds), pair], rows, held_out=0)

@@ -81,8 +81,9 @@ def effective_load(log: Log) -> Floats:
 def row_names(log: Log, at: Ints) -> tuple[str, ...]:
     """Name rows for people, and for the hash that holds some out."""
     out = []
+    shared = log.grouped
     for i in at:
         place = f"step {log.step[i]} layer {log.layer[i]} micro-batch {log.micro_batch[i]}"
-        who = "" if log.grouped[i] else f" {log.unit_name} {log.unit[i]}"
+        who = "" if shared[i] else f" {log.unit_name} {log.unit[i]}"
         out.append(f"{log.kind[i]}: {place}{who}")
     return tuple(out)
