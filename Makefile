@@ -63,6 +63,7 @@ readme: $(CORE)  ## recompute the table and the picture of the README, and the p
 	$(BIN)/python docs/refresh_accuracy.py
 	$(BIN)/python docs/refresh_what_if.py
 	$(BIN)/python docs/refresh_synth.py
+	$(BIN)/python docs/refresh_calibrate.py
 
 trace-check: $(DEV)  ## retrain the first steps and compare with the shipped traces
 	$(BIN)/python traces/make_traces.py check
