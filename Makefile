@@ -63,6 +63,7 @@ readme: $(CORE)  ## recompute the table and the picture of the README, and the p
 	$(BIN)/python docs/refresh_accuracy.py
 	$(BIN)/python docs/refresh_what_if.py
 	$(BIN)/python docs/refresh_synth.py
+	$(BIN)/python docs/refresh_calibrate.py
 
 docs: $(DEV)  ## build the API reference into build/docs; a warning is an error
 	$(BIN)/python docs/build_api.py build/docs

@@ -1,7 +1,10 @@
 """Fit, search and write what docs/serving.md shows (a quarter of an hour on two cores).
 
-``--pages`` writes the blocks anew from what is stored. `tests/validate/test_serving_page.py` fails
-where the page says anything else than what is stored, and searches a small part of it again.
+``--verify`` serves at what is stored and just above it instead (a few minutes): where all of it
+still is the largest rate that meets the line, within the tolerance of the search, the stored rows
+are marked as of this code. ``--pages`` writes the blocks anew from what is stored.
+`tests/validate/test_serving_page.py` fails where the page says anything else than what is stored,
+and searches a small part of it again.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from typing import Any
 
 from ultraep_sim.report.pages import replaced
 from ultraep_sim.scenario import load_scenario
-from ultraep_sim.serving.capacity import find_capacity
+from ultraep_sim.serving.capacity import find_capacity, measure
+from ultraep_sim.serving.setup import make_setup
 from ultraep_sim.validate import serving, serving_fit, serving_store
 from ultraep_sim.validate.serving_cases import Case, Lengths, cases
 from ultraep_sim.validate.serving_fit import VARIANTS, Fitted
@@ -29,6 +33,9 @@ PAGE = ROOT / "docs" / "serving.md"
 SPARSE = ROOT / "docs" / "serving_sparse.csv"
 LENGTHS = ROOT / "docs" / "serving_lengths.csv"
 SPARSE_SCENARIO = ROOT / "scenarios" / "serving-sparse-attention.yaml"
+
+#: Stored numbers have four decimals, and rates are rounded with them.
+SAME_IMBALANCE = 5e-4
 
 LENGTH_COLUMNS = (
     Column("workload", "workload"),
@@ -68,6 +75,42 @@ def length_row(item: tuple[Case, Lengths]) -> dict[str, Any]:
     row = lengths_row(*item)
     print(row, flush=True)
     return row
+
+
+def still_so(item: tuple[Case, Any, Fitted, dict[str, Any]]) -> str | None:
+    """Serve at a stored rate and just above; say what is no longer so."""
+    case, variant, one, row = item
+    policy, rate = row["policy"], row["rate_per_s"]
+    setup = make_setup(serving.setting(case, variant, one, policy, rate))
+    at = measure(setup, policy, rate)
+    above = measure(setup, policy, rate * (1 + serving.TOLERANCE))
+    name = f"{case.model}/{case.workload}/{variant.name}/{policy}"
+    print("served", name, at, above.meets, flush=True)
+    if not at.meets or above.meets:
+        return f"{name}: {rate} is no longer the largest rate that meets the line"
+    if abs(at.mean_rank_imbalance / row["imbalance"] - 1) > SAME_IMBALANCE:
+        return f"{name}: imbalance {at.mean_rank_imbalance}, stored {row['imbalance']}"
+    return None
+
+
+def verify() -> None:
+    """Mark what is stored as of this code where this code still finds it."""
+    inputs = load_tables().inputs()
+    variants = {variant.name: variant for variant in VARIANTS}
+    known = {(case.model, case.workload): case for case in cases(inputs)}
+    fits = serving_fit.stored()
+    items = [
+        (known[key[:2]], variants[key[2]], fits[key], row)
+        for row in serving.simulated()
+        if row["rate_per_s"] is not None
+        for key in [(row["model"], row["workload"], row["variant"])]
+    ]
+    with ProcessPoolExecutor(2) as pool:
+        changed = [text for text in pool.map(still_so, items) if text]
+    if changed:
+        sys.exit("\n".join(changed) + "\nsearch anew: python docs/refresh_serving.py")
+    serving_store.write_version(inputs)
+    print(f"{len(items)} stored runs are what this code gives")
 
 
 def sparse_rows(name: str) -> Rows:
@@ -184,7 +227,9 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name in ("fitted", "accuracy", "lengths", "sparse"):
         replaced(text, name, "")  # half an hour of searching must not end without its markers
-    if "--pages" not in sys.argv[1:]:
+    if "--verify" in sys.argv[1:]:
+        verify()
+    elif "--pages" not in sys.argv[1:]:
         recompute()
     blocks = {
         "fitted": fitted_block(),

@@ -12,6 +12,7 @@ UNITS = {
     "records_per_s": "records/s",
     "events_per_s": "events/s",
     "requests_per_s": "requests/s",
+    "points_per_s": "points/s",
     "us_per_call": "us/call",
 }
 

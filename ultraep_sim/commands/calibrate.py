@@ -25,13 +25,21 @@ EPILOG = """\
 Examples:
   ultraep-sim calibrate silicon --system h200 --out h200.yaml
   ultraep-sim calibrate silicon --system gb300 --tables DIR --json
+  ultraep-sim calibrate steps.csv --rack gb200-nvl72 --model qwen3-235b --out mine.yaml
+  ultraep-sim calibrate steps.csv --repair unit_seconds --plot residuals
+  ultraep-sim calibrate bench.json --rack h100-nvl8 --out h100.yaml
 """
 _SILICON = "silicon"
 
 
 def calibrate(
     measurements: Annotated[
-        str, typer.Argument(metavar="MEASUREMENTS", help="silicon: the public kernel tables.")
+        str,
+        typer.Argument(
+            metavar="MEASUREMENTS",
+            help="silicon (the public kernel tables), the log of a run (CSV, Parquet), or a "
+            "document of hw_runtime bench (JSON).",
+        ),
     ],
     system: Annotated[
         str | None, typer.Option(metavar="NAME", help="h100, h200, b200, gb200 or gb300.")
@@ -41,6 +49,34 @@ def calibrate(
     ] = "trtllm",
     tables: Annotated[
         str | None, typer.Option(metavar="DIR", help="Tables that are not an installed package.")
+    ] = None,
+    rack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What was measured, as known before.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Log: the model that ran.")
+    ] = None,
+    trace: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Log: a trace that tells the loads.")
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(metavar="N", help="Log: ranks of the EP group.")
+    ] = None,
+    weight_dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="Log: of weights and arithmetic.")
+    ] = "bf16",
+    dispatch_dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="Log: of dispatch on the wire.")
+    ] = "bf16",
+    combine_dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="Log: of combine on the wire.")
+    ] = "bf16",
+    repair: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Log: mend rows of this disease; may be repeated."),
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="STEM", help="Draw residuals as STEM.png and STEM.svg.")
     ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the profile to this YAML file.")
@@ -52,14 +88,23 @@ def calibrate(
     A scenario then names the file: ``rack: h200.yaml``. Every number tells its provenance, its
     uncertainty and the digest of the rows it was fitted to.
     """
-    if measurements != _SILICON:
-        raise InputError(
-            "unknown measurements",
-            place="MEASUREMENTS",
-            value=measurements,
-            remedy=f"give {_SILICON}",
-        )
     target = None if out is None else given_path(out, "--out", "name a YAML file")
+    picture = None if plot is None else given_path(plot, "--plot", "name a file")
+    if measurements != _SILICON:
+        from ultraep_sim.commands import calibrate_own
+
+        _refuse("silicon", system=system, tables=tables)
+        asked = calibrate_own.Asked(
+            rack, model, trace, ranks, weight_dtype, dispatch_dtype, combine_dtype,
+            tuple(repair or ()),
+        )  # fmt: skip
+        path = given_path(measurements, "MEASUREMENTS", "give silicon, a log or a bench document")
+        calibrate_own.run(path, asked, out=target, plot=picture, as_json=as_json)
+        return
+    _refuse(
+        "measurements of one's own", rack=rack, model=model, trace=trace, ranks=ranks,
+        repair=repair, plot=plot,
+    )  # fmt: skip
     found = _silicon(system, framework, tables)
     if target is not None:
         from ultraep_sim.model.profile_file import write_profile
@@ -70,6 +115,14 @@ def calibrate(
         print_json({"rack": found.rack.to_dict(), **found.notes()})
     else:
         print_renderable(*_show(found))
+
+
+def _refuse(whose: str, **options: object) -> None:
+    for name, value in options.items():
+        if value:
+            raise InputError(
+                f"an option of {whose}", place=f"--{name}", value=value, remedy="leave it out"
+            )
 
 
 def _silicon(system: str | None, framework: str, tables: str | None) -> Calibrated:

@@ -160,7 +160,7 @@ class PolicyReplay:
         self.warm[n : n + len(totals)] = True
         replicas = self.policy.plan_block(totals) if self._by_kernel else None
         if replicas is not None:
-            self.builder.add_replicas(self.policy.layout, block.loads, totals, replicas)
+            self.builder.add_replicas(self.policy.layout, block.loads, totals, sums, replicas)
             return
         # The plan depends on the sums alone, and the layers of a micro-batch have the same.
         changed = np.flatnonzero((sums[1:] != sums[:-1]).any(axis=1)) + 1

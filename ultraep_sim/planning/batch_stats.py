@@ -32,6 +32,7 @@ def fill_stats(
     layout: EPLayout,
     loads: NDArray[np.int32],
     totals: NDArray[np.int64],
+    sums: NDArray[np.int64],
     replicas: Replicas,
     tile_rows: int,
     *,
@@ -47,6 +48,8 @@ def fill_stats(
     loads : ndarray of int32, shape [N, ranks, experts]
     totals : ndarray of int64, shape [N, experts]
         ``loads`` summed over the ranks.
+    sums : ndarray of int64, shape [N, ranks]
+        ``loads`` summed over the experts.
     replicas : Replicas
     tile_rows, any_tree
         As in `StatsBuilder`.
@@ -59,6 +62,8 @@ def fill_stats(
         getattr(out, name)[:] = 0
     out.crosses[:] = False  # plans that may cross domains come one by one
     out.replicas[:] = replicas.opened
+    if layout.num_domains == 1:
+        out.near_sent[:] = sums
     parts = max(1, min(loads.shape[0], 8 * get_num_threads()))
     _fill(
         loads, totals, parts, layout.home, layout.domain, layout.num_domains > 1, tile_rows,
@@ -73,12 +78,15 @@ def fill_stats(
 def _margins(loads, totals, sums):  # type: ignore[no-untyped-def]  # numba kernel
     records, sources, experts = loads.shape
     for n in prange(records):
+        total = totals[n]
         for s in range(sources):
-            held = 0
+            row = loads[n, s]
+            held = np.int64(0)
             for e in range(experts):
-                held += loads[n, s, e]
-                totals[n, e] += loads[n, s, e]
+                held += row[e]
             sums[n, s] = held
+            for e in range(experts):
+                total[e] += row[e]
 
 
 @njit(cache=True, parallel=True, nogil=True)

@@ -175,6 +175,7 @@ class StatsBuilder:
             rank, plan.quota, self._tile_rows, out.pairs[n], out.tiles[n], out.instances[n]
         )
         if layout.num_domains == 1:
+            out.near_sent[n] = plan.loads.sum(axis=1)
             one_domain(
                 plan.loads, offsets, rank, plan.quota, plan.locality,
                 out.near_sent[n], out.near_received[n],
@@ -201,6 +202,7 @@ class StatsBuilder:
         layout: EPLayout,
         loads: NDArray[np.int32],
         totals: NDArray[np.int64],
+        sums: NDArray[np.int64],
         replicas: Replicas,
     ) -> None:
         """Append plans that keep mains home and replicas in their domain, all at once.
@@ -211,6 +213,8 @@ class StatsBuilder:
         loads : ndarray of int32, shape [N, ranks, experts]
         totals : ndarray of int64, shape [N, experts]
             ``loads`` summed over the ranks.
+        sums : ndarray of int64, shape [N, ranks]
+            ``loads`` summed over the experts.
         replicas : Replicas
         """
         from .batch_stats import fill_stats
@@ -218,7 +222,7 @@ class StatsBuilder:
         stop = self._count + len(loads)
         out = self._stats.part(slice(self._count, stop))
         trees = self._any_tree
-        fill_stats(out, layout, loads, totals, replicas, self._tile_rows, any_tree=trees)
+        fill_stats(out, layout, loads, totals, sums, replicas, self._tile_rows, any_tree=trees)
         self._count = stop
 
     def repeat(self, times: int) -> None:
@@ -285,17 +289,13 @@ def compute_side(rank, quota, tile_rows, pairs, tiles, instances):  # type: igno
 def one_domain(loads, offsets, rank, quota, locality, sent, received):  # type: ignore[no-untyped-def]
     """Sent and received pairs without the full split: only what stays local matters.
 
+    ``sent`` comes with the pairs of every rank and leaves with those that are not kept.
+
     With locality a rank keeps min(own demand, own quota) of each expert. Without it the split is
     proportional, and a rank keeps floor(demand x quota / load); the rounding of the true split
     moves a cell by a few tokens at most.
     """
-    ranks, experts = loads.shape
-    for r in range(ranks):
-        total = 0
-        for e in range(experts):
-            total += loads[r, e]
-        sent[r] = total
-    for e in range(experts):
+    for e in range(loads.shape[1]):
         begin, end = offsets[e], offsets[e + 1]
         load = 0
         if not locality:

@@ -213,11 +213,11 @@ def _samples(table: SweepTable) -> str:
     draws = len({sample.draw for sample in table.samples if not sample.nominal})
     if len(table.samples) < 2:
         return (
-            "One seed and no draws of the assumed parameters: there are no bands, and a small "
+            "One seed and no draws of the numbers with a range: there are no bands, and a small "
             "difference may be chance."
         )
     parts = [f"{seeds} seeds"] if seeds > 1 else []
-    parts += [f"{draws} draws of the assumed parameters beside the nominal ones"] if draws else []
+    parts += [f"{draws} draws of the numbers with a range beside the nominal ones"] if draws else []
     return (
         f"Brackets are 5-95 % bands over {' and '.join(parts)}; differences are taken in the same "
         "seed and draw, and a tie is a band that includes 0."

@@ -136,16 +136,26 @@ def spread_row(row: NDArray[np.int32], num_ranks: int, top_k: int) -> NDArray[np
 def _spread_many(loads: NDArray[np.int32], num_ranks: int, top_k: int) -> NDArray[np.int32]:
     out = np.empty((loads.shape[0], num_ranks, loads.shape[2]), dtype=np.int32)
     for n in prange(loads.shape[0]):
-        out[n] = _spread(loads[n], num_ranks, top_k)
+        _spread_into(loads[n], top_k, out[n])
     return out
 
 
 @njit(cache=True, nogil=True)
 def _spread(loads: NDArray[np.int32], num_ranks: int, top_k: int) -> NDArray[np.int32]:
+    out = np.empty((num_ranks, loads.shape[1]), dtype=np.int32)
+    _spread_into(loads, top_k, out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _spread_into(loads: NDArray[np.int32], top_k: int, out: NDArray[np.int32]) -> None:
     rows, experts = loads.shape
-    share = num_ranks // rows
-    out = np.empty((num_ranks, experts), dtype=np.int32)
-    dealt = np.empty((experts, share), dtype=np.int32)  # an expert's shares lie side by side
+    share = out.shape[0] // rows
+    # An expert's pairs lie on consecutive tokens, wrapping once round at most: dealt to the ranks
+    # in turn, they are two runs, and each run gives every rank its base and one more to the ranks
+    # from its first on. Runs are told expert by expert, so that ranks can be filled row by row.
+    base, first = np.empty(experts, np.int32), np.empty(experts, np.int32)
+    extra, wrapped = np.empty(experts, np.int32), np.empty(experts, np.int32)
     for r in range(rows):
         total = 0
         for e in range(experts):
@@ -154,32 +164,22 @@ def _spread(loads: NDArray[np.int32], num_ranks: int, top_k: int) -> NDArray[np.
         token = 0  # the next token to be dealt a pair
         for e in range(experts):
             count = int(loads[r, e])
-            # The pairs lie on tokens token..end-1, wrapping once round at most.
             until_wrap = min(count, tokens - token)
-            dealt[e] = 0
-            _deal(dealt[e], token % share, until_wrap)
-            _deal(dealt[e], 0, count - until_wrap)
+            each = until_wrap // share
+            base[e], extra[e], wrapped[e] = each, until_wrap - each * share, 0
+            first[e] = token % share
+            if count > until_wrap:
+                after = count - until_wrap
+                base[e] += after // share
+                wrapped[e] = after % share
             token += count
             if token >= tokens:
                 token -= tokens
-        first = r * share
         for i in range(share):
+            at, around = np.int32(i), np.int32(i + share)
+            row = out[r * share + i]
             for e in range(experts):
-                out[first + i, e] = dealt[e, i]
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _deal(dealt: NDArray[np.int32], offset: int, count: int) -> None:
-    """Add ``count`` tokens, dealt to the ranks in turn from ``offset`` on."""
-    if count == 0:
-        return
-    share = dealt.shape[0]
-    base = count // share
-    extra = count - base * share
-    for i in range(share):
-        dealt[i] += base
-    for i in range(offset, min(offset + extra, share)):
-        dealt[i] += 1
-    for i in range(offset + extra - share):
-        dealt[i] += 1
+                turn = np.int32((around if at < first[e] else at) - first[e])
+                one = np.int32(1) if turn < extra[e] else np.int32(0)
+                more = np.int32(1) if at < wrapped[e] else np.int32(0)
+                row[e] = np.int32(base[e] + one + more)

@@ -1,0 +1,1 @@
+"""Fit the time model to the measurement documents of ``python -m hw_runtime bench``."""

@@ -1,0 +1,144 @@
+"""Read the measurement document of ``python -m hw_runtime bench``, as far as it is fitted.
+
+The writer checks a document in full before anybody gets it; here only what is used is checked, so
+that a newer writer may add to it. GPU machines need not have this package whole, nor this one
+torch, so the reader of `hw_runtime` is not imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ultraep_sim.calibrate.fit import Rows
+from ultraep_sim.errors import CalibrationError
+
+SCHEMA = "hw_runtime.bench/1"
+_MAX_BYTES = 64 << 20
+_AGAIN = "give a file that `python -m hw_runtime bench --out` wrote"
+
+
+@dataclass(frozen=True)
+class Document:
+    """Rows by kind, and what they were measured on.
+
+    Parameters
+    ----------
+    device, date, fabric : str
+    is_gpu : bool
+        Whether any number may be taken for a GPU's.
+    sms : int
+    rows : tuple of mapping
+        As they stand in the file, each with its ``kind`` and its ``place``.
+    source : (str, str)
+        Name and SHA-256 of the file.
+    """
+
+    device: str
+    date: str
+    fabric: str
+    is_gpu: bool
+    sms: int
+    rows: tuple[Mapping[str, Any], ...]
+    source: tuple[str, str]
+
+    @property
+    def title(self) -> str:
+        """Say what was measured on, a CPU as such."""
+        if self.is_gpu:
+            return f"{self.device}, {self.fabric} fabric, {self.date}"
+        return f"HOST, no GPU: {self.device}, {self.fabric} fabric, {self.date}"
+
+    def of(self, kind: str, **wanted: Any) -> list[Mapping[str, Any]]:
+        """Rows of a kind with certain values."""
+        return [
+            row
+            for row in self.rows
+            if row["kind"] == kind and all(row.get(k) == v for k, v in wanted.items())
+        ]
+
+    def timed(self, rows: list[Mapping[str, Any]], *names: str) -> Rows:
+        """Return rows for a fit: their medians, and columns of numbers.
+
+        Raises
+        ------
+        CalibrationError
+            A number is missing or not a positive one.
+        """
+        columns = {name: np.array([self._number(row, name) for row in rows]) for name in names}
+        seconds = np.array([self._number(row["time"], "median_us", row) for row in rows]) * 1e-6
+        return Rows(columns, seconds, tuple(_key(row) for row in rows), (self.source,))
+
+    def _number(self, values: Any, name: str, row: Mapping[str, Any] | None = None) -> float:
+        place = f"{(row or values)['place']}.{name}"
+        value = values.get(name) if isinstance(values, Mapping) else None
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not good or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type,operator]  # good tells
+            raise CalibrationError(
+                "not a positive number",
+                file=self.source[0],
+                place=place,
+                value=value,
+                remedy=_AGAIN,
+            )
+        return float(value)  # type: ignore[arg-type]  # checked above
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    facts = (
+        f"{k}={v}" for k, v in row.items() if k not in ("time", "place") and not isinstance(v, list)
+    )
+    return f"{row['place']} {' '.join(facts)}"
+
+
+def read_document(path: str | Path) -> Document:
+    """Read a measurement document.
+
+    Raises
+    ------
+    CalibrationError
+        The file is missing, too large, not such a document, or lacks what says where it is from.
+    """
+    file = Path(path)
+    try:
+        content = file.read_bytes() if file.stat().st_size <= _MAX_BYTES else b""
+        document = json.loads(content)
+    except OSError as error:
+        raise CalibrationError(
+            error.strerror or str(error), file=file, remedy="check the path"
+        ) from None
+    except ValueError as error:
+        raise CalibrationError(f"no JSON document: {error}", file=file, remedy=_AGAIN) from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else None
+        raise CalibrationError(
+            f"expected schema {SCHEMA}", file=file, place="schema", value=found, remedy=_AGAIN
+        )
+    machine, rows, fabric = (document.get(k) for k in ("machine", "rows", "fabric"))
+    if not isinstance(machine, dict) or machine.get("kind") not in ("gpu", "cpu"):
+        raise CalibrationError(
+            "no machine, or of no kind", file=file, place="machine", value=machine, remedy=_AGAIN
+        )
+    if not isinstance(rows, list) or not all(_is_row(row) for row in rows) or not rows:
+        raise CalibrationError("no timed rows", file=file, place="rows", remedy=_AGAIN)
+    sms = machine.get("sms")
+    return Document(
+        device=str(machine.get("device")),
+        date=str(document.get("date")),
+        fabric=str(fabric),
+        is_gpu=machine["kind"] == "gpu" and fabric != "host",
+        sms=sms if isinstance(sms, int) and sms > 0 else 1,
+        rows=tuple({**row, "place": f"rows[{at}]"} for at, row in enumerate(rows)),
+        source=(file.name, hashlib.sha256(content).hexdigest()),
+    )
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and "kind" in row and isinstance(row.get("time"), dict)

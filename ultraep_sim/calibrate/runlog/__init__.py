@@ -1,0 +1,1 @@
+"""Fit the time model to a production run's own log of step times."""
