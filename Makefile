@@ -13,7 +13,7 @@ DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev test fuzz lint format bench readme trace-check constraints clean
+.PHONY: help run install dev test fuzz lint format bench readme docs trace-check constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ readme: $(CORE)  ## recompute the table and the picture of the README, and the p
 	$(BIN)/python docs/refresh_what_if.py
 	$(BIN)/python docs/refresh_synth.py
 	$(BIN)/python docs/refresh_calibrate.py
+
+docs: $(DEV)  ## build the API reference into build/docs; a warning is an error
+	$(BIN)/python docs/build_api.py build/docs
 
 trace-check: $(DEV)  ## retrain the first steps and compare with the shipped traces
 	$(BIN)/python traces/make_traces.py check
