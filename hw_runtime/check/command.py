@@ -74,6 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
     rank, rows = together(rows)
     if rank == 0:
         _report(arguments, rows)
+        if arguments.inject and not any(row.status == "FAILED" for row in rows):
+            raise InputError(
+                "no chosen suite noticed the fault", place="--inject", value=arguments.inject,
+                remedy="leave out --suite, or choose one that transfers, such as weights",
+            )  # fmt: skip
     return int(any(row.status == "FAILED" for row in rows))
 
 

@@ -166,3 +166,8 @@ def test_a_locked_down_machine_is_enough(words):
         rows = json.loads(done.stdout)["rows"]
         skipped = {row["suite"] for row in rows if row["status"] != "ok"}
         assert skipped <= {"twin"}, "only the simulator's side may need more"
+
+
+def test_a_fault_that_no_chosen_suite_can_notice_is_refused(capsys):
+    assert main(["check", "--suite", "plans", "--inject", "swap_tile", *FEW]) == 2
+    assert "no chosen suite noticed the fault" in capsys.readouterr().err

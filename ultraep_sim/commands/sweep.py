@@ -360,7 +360,9 @@ def _show_status(told: dict[str, Any]) -> None:
         table.add_row(name, str(told[name]))
     table.add_row("failed", str(len(told["failed"])))
     table.add_row("of other code, traces or axes", str(told["of_other_code_or_axes"]))
-    lines = [f"{place}: {why}" for place, why in told["failed"].items()]
+    lines = [
+        why if why.startswith(place) else f"{place}: {why}" for place, why in told["failed"].items()
+    ]
     if not told["same_code"]:
         lines.append("The code has changed since: points it decides are run again by resume.")
     title = [Text(told["question"], style="bold")] if told["question"] else []

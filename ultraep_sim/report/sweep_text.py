@@ -217,7 +217,9 @@ def _samples(table: SweepTable) -> str:
             "difference may be chance."
         )
     parts = [f"{seeds} seeds"] if seeds > 1 else []
-    parts += [f"{draws} draws of the numbers with a range beside the nominal ones"] if draws else []
+    if draws:
+        told = f"{draws} {_s('draw', draws)} of the numbers with a range"
+        parts.append(f"{told} beside the nominal ones")
     return (
         f"Brackets are 5-95 % bands over {' and '.join(parts)}; differences are taken in the same "
         "seed and draw, and a tie is a band that includes 0."
