@@ -56,7 +56,7 @@ def test_rows_without_a_time_are_refused() -> None:
 
 
 def test_every_number_of_a_run_has_a_direction() -> None:
-    assert RESULT_COLUMNS - set(BETTER) == {"policy", "fits", "workload", "notes"}
+    assert RESULT_COLUMNS - set(BETTER) == {"point", "policy", "fits", "workload", "notes"}
 
 
 def test_a_yaml_list_is_taken() -> None:

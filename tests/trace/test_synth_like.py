@@ -39,7 +39,8 @@ def misses(real, synthetic):
         ("train-aux", None),
         ("train-bias", None),
         ("prefill-switch", None),
-        ("train-aux-steps", slice(0, 320)),
+        # Parts, to save time. Not any will do: docs/traces.md tells which statistics a part misses.
+        ("train-aux-steps", slice(800, 1120)),
         ("train-bias-steps", slice(0, 320)),
     ],
 )
