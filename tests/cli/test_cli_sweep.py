@@ -183,6 +183,16 @@ def test_two_sweeps_are_compared(invoke, file, tmp_path):
     assert_one_line_error(answer, "sweep.parquet", "cannot be read")
 
 
+def test_the_page_can_be_written_anew(invoke, file, tmp_path):
+    out = tmp_path / "out"
+    invoke("sweep", file, "--jobs", "1", "--out", out)
+    page = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    assert invoke("report", out).code == 0
+    assert (out / "report.html").read_bytes() == page
+    assert_one_line_error(invoke("report", out, "--ranks", "8"), "--ranks")
+
+
 def test_a_directory_that_will_not_do_is_told(invoke, file, tmp_path):
     assert_one_line_error(invoke("sweep", "status", tmp_path / "no"), "there is no sweep here")
     (tmp_path / "taken").write_text("a file")

@@ -24,6 +24,7 @@ Examples:
   ultraep-sim report traces/train-aux.parquet
   ultraep-sim report traces/train-aux.parquet --ranks 32 --policy eplb --policy ultraep
   ultraep-sim report runs/quickstart
+  ultraep-sim report runs/policies
   ultraep-sim report big.parquet --steps 1000:2000 --layers 0:8 --max-mb 100 --out part.html
 """
 
@@ -34,7 +35,8 @@ def report(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="TRACE_OR_RUN", help="A trace (.parquet), or a directory that `run` wrote."
+            metavar="TRACE_OR_RUN",
+            help="A trace (.parquet), or a directory that `run` or `sweep` wrote.",
         ),
     ],
     out: Annotated[
@@ -84,6 +86,12 @@ def report(
     path = given_path(source, "TRACE_OR_RUN", "name a trace or the directory of a run")
     spans = {"steps": _span("steps", steps), "layers": _span("layers", layers)}
     bound = _bound(max_mb)
+    if (path / "sweep.json").is_file():
+        _refuse_options(
+            ranks=ranks, slots=slots, policy=policy or None, steps=steps, layers=layers, out=out
+        )
+        _of_sweep(path, as_json)
+        return
     if path.is_dir():
         _refuse_options(ranks=ranks, slots=slots, policy=policy or None)
         target = _target(out, path / "report.html")
@@ -110,6 +118,24 @@ def report(
             if "THINNED" in text or "none:" in text:
                 note(text)
     note(f"wrote {written.file}: {written.bytes / MEGABYTE:.1f} MB; open it in a browser")
+
+
+def _of_sweep(path: Path, as_json: bool) -> None:
+    """Write the page and the figures of a sweep anew, from the rows of its last whole run."""
+    from ultraep_sim.commands.sweep import spec_of
+    from ultraep_sim.report.sweep_report import write_report
+    from ultraep_sim.sweep import SweepResult
+    from ultraep_sim.sweep.export import read_rows
+
+    spec, rows = spec_of(path), read_rows(path)
+    with progress_bars() as progress:
+        files = write_report(
+            rows, spec.columns, path, question=spec.question, spec=spec.report,
+            notes=SweepResult(spec, rows).notes, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        print_json({"files": [str(file) for file in files]})
+    note(f"wrote {', '.join(file.name for file in files)}; open {path / 'report.html'}")
 
 
 def _of_trace(

@@ -126,7 +126,7 @@ def resume(
     """Go on with the sweep of a directory, from what the directory says of it."""
     target = given_path(directory, "DIR", "name a directory")
     _carry_out(
-        _spec_of(target), target, jobs=jobs, backend=backend, address=ray_address,
+        spec_of(target), target, jobs=jobs, backend=backend, address=ray_address,
         retry_failed=retry_failed, dry_run=False, page=not no_report, as_json=as_json,
     )  # fmt: skip
 
@@ -138,7 +138,7 @@ def status(
 ) -> None:
     """Say how far the sweep of a directory is. Exit code 1 while points are missing or failed."""
     target = given_path(directory, "DIR", "name a directory")
-    told = _status(_spec_of(target), target)
+    told = _status(spec_of(target), target)
     if as_json:
         print_json(told)
     else:
@@ -168,7 +168,7 @@ def export(
         raise InputError(
             "no such format", place="--format", value=chosen, remedy=f"one of {', '.join(FORMATS)}"
         )
-    result = _stored(_spec_of(target), target)
+    result = _stored(spec_of(target), target)
     write_rows(result, chosen, file)
     if file is not None:
         note(f"wrote {file}: {len(result.rows)} rows")
@@ -195,7 +195,7 @@ def compare(
 
     paths = [given_path(text, "DIR", "name a directory") for text in (first, second)]
     target = None if out is None else given_path(out, "--out", "name a directory, or leave it out")
-    specs = [_spec_of(path) for path in paths]
+    specs = [spec_of(path) for path in paths]
     found = compared(
         read_rows(paths[0]), read_rows(paths[1]), specs[0].columns, specs[1].columns,
         names=(str(paths[0]), str(paths[1])), spec=specs[0].report,
@@ -311,7 +311,8 @@ def _planned(plan: Estimate, jobs: int) -> str:
     return text
 
 
-def _spec_of(directory: Path) -> SweepSpec:
+def spec_of(directory: Path) -> SweepSpec:
+    """Return the sweep whose results lie in a directory."""
     from ultraep_sim.sweep import Store
     from ultraep_sim.sweep.spec import sweep_from_dict
 
