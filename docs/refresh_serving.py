@@ -1,8 +1,9 @@
 """Fit, search and write what docs/serving.md shows (a quarter of an hour on two cores).
 
-``--verify`` serves at every stored rate instead (a minute): where all of them still meet the line
+``--verify`` serves at every stored rate instead (a minute): if all of them still meet the line
 with the stored imbalance, the rows are marked as of this code. That shows that steps, plans and
-times are what they were; it does not search. ``--pages`` writes the blocks anew from what is stored.
+times are what they were; it does not search. ``--pages`` writes the blocks anew from what is
+stored.
 `tests/validate/test_serving_page.py` fails where the page says anything else than what is stored,
 and searches a small part of it again.
 """

@@ -70,18 +70,42 @@ def hottest(
         and evened out.
     """
     best: list[tuple[float, NDArray[np.int32]]] = []
-    for rows in _micro_batches(positions, pairs):
-        even = np.broadcast_to(rows.mean(axis=1, keepdims=True), rows.shape)
-        found = [f(values) for values in (rows, even) for f in (_largest, _layer_mean)]
-        if not best:
-            best = [(value, rows) for value in found]
-        best = [
-            (value, rows) if value > old else (old, kept)
-            for value, (old, kept) in zip(found, best, strict=True)
+    for rows, starts in _micro_batches(positions, pairs):
+        ends = np.append(starts[1:], len(rows))
+        found = _heat(rows, starts, ends)
+        tops = found.argmax(axis=1)  # the first of equals
+        new = [
+            (float(values[top]), rows[starts[top] : ends[top]].copy())
+            for values, top in zip(found, tops, strict=True)
         ]
-    kept = list({id(rows): rows for _, rows in best}.values())
+        best = [one if not best or one[0] > best[at][0] else best[at] for at, one in enumerate(new)]
+    kept: list[NDArray[np.int32]] = []
+    for _, mine in best:
+        if not any(np.array_equal(mine, other) for other in kept):
+            kept.append(mine)
     groups = np.repeat(np.arange(len(kept)), [len(rows) for rows in kept])
     return np.concatenate(kept), groups
+
+
+def _heat(
+    rows: NDArray[np.int32], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return what sets a peak, [4, micro-batches]: largest and layer mean, as is and evened out."""
+    count = (ends - starts).astype(np.float64)
+    even = rows.mean(axis=1)
+    sums = np.add.reduceat(rows, starts, axis=0, dtype=np.int64)
+    evened = np.zeros(len(starts))
+    for layer in range(int(count.max())):  # in this order, so that rounding never differs
+        there = starts + layer < ends
+        evened[there] += even[starts[there] + layer]
+    return np.stack(
+        (
+            np.maximum.reduceat(rows.max(axis=1), starts).astype(np.float64),
+            (sums / count[:, None]).max(axis=1),
+            np.maximum.reduceat(even, starts),
+            evened / count,
+        )
+    )
 
 
 class _Stream:
@@ -127,32 +151,18 @@ def _ranked(parts: Callable[[], Iterable[Floats]], rank: int) -> float:
 
 def _micro_batches(
     positions: Iterable[NDArray[np.int64]], pairs: Iterable[NDArray[np.int32]]
-) -> Iterator[NDArray[np.int32]]:
-    held: list[NDArray[np.int32]] = []
-    last: NDArray[np.int64] | None = None
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """Yield rows of whole micro-batches, and where in them each begins."""
+    held: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
     for where, rows in zip(positions, pairs, strict=True):
         if not len(rows):
             continue
+        if held is not None:
+            where, rows = np.concatenate((held[0], where)), np.concatenate((held[1], rows))
         starts = np.flatnonzero((where[1:] != where[:-1]).any(axis=1)) + 1
-        if last is not None and (where[0] != last).any():
-            yield np.concatenate(held)
-            held = []
-        first, *others = np.split(rows, starts)
-        held.append(first.copy())
-        for other in others:
-            yield np.concatenate(held)
-            held = [other.copy()]
-        last = where[-1].copy()
-    if held:
-        yield np.concatenate(held)
-
-
-def _largest(values: NDArray) -> float:  # type: ignore[type-arg]
-    return float(values.max())
-
-
-def _layer_mean(values: NDArray) -> float:  # type: ignore[type-arg]
-    sums = np.zeros(values.shape[1])
-    for row in values:
-        sums += row
-    return float((sums / len(values)).max())
+        if len(starts):
+            yield rows[: starts[-1]], np.concatenate(([0], starts[:-1]))
+            where, rows = where[starts[-1] :], rows[starts[-1] :]
+        held = where.copy(), rows.copy()  # the next part may go on with it
+    if held is not None:
+        yield held[1], np.zeros(1, np.int64)
