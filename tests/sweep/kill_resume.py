@@ -36,7 +36,7 @@ OUTPUTS = ("sweep.csv", "sweep.parquet")
 
 def command(file: Path, out: Path) -> list[str]:
     run = [sys.executable, "-m", "ultraep_sim.cli", "sweep", str(file)]
-    return [*run, "--out", str(out), "--jobs", "2"]
+    return [*run, "--out", str(out), "--jobs", "2", "--no-report"]
 
 
 def disturbed(file: Path, out: Path, kills: int, rng: random.Random, after: float) -> int:
