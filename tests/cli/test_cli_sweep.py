@@ -5,22 +5,13 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from tests.sweep.tiny import TINY
 from ultraep_sim.errors import ScenarioError
 from ultraep_sim.sweep import backends
 
 from .command import assert_one_line_error
 
-BASE = """
-name: tiny
-model: {preset: qwen3-30b, layers: 2, num_experts: 16, top_k: 2}
-rack: h100-nvl8
-ep: {ranks: 4, slots_per_rank: 1}
-workload:
-  synthetic: {imbalance: 1.5, layers: 1, steps: 1}
-  tokens_per_rank: 256
-  sequence_length: 256
-policies: [none, ultraep]
-"""
+BASE = TINY.replace("steps: 2", "steps: 1").replace(", ideal", "")
 SWEEP = """
 question: How many slots?
 base: base.yaml

@@ -27,6 +27,34 @@ def browser():
         browser.close()
 
 
+@pytest.fixture
+def visit(browser):
+    """Open a file; after the test it must have said nothing and asked for nothing."""
+    made = []
+
+    def open_it(file, downloads=True):
+        size = {"width": 1200, "height": 900}
+        page = browser.new_page(viewport=size, accept_downloads=downloads)
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+        page.wait_for_selector("body[data-ready]")
+        made.append((page, said, asked, file, downloads))
+        return page
+
+    yield open_it
+    for page, said, asked, file, downloads in made:
+        page.wait_for_timeout(150)
+        assert said == []
+        if downloads:  # one of what is in the page is no connection
+            asked = [url for url in asked if not url.startswith("blob:")]
+        assert asked == [file.as_uri()]
+        page.close()
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return read_run(write_fake_run(tmp_path_factory.mktemp("run")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.trace.toys import toy_trace
@@ -18,29 +20,15 @@ def view():
 
 
 @pytest.fixture
-def open_page(browser, tmp_path):
-    """Open a page; after the test it must have said nothing and asked for nothing."""
-    made = []
+def open_page(visit, tmp_path):
+    """Open the page of a view, as `visit` does."""
+    number = itertools.count()
 
     def open_it(view, **changes):
-        file = page_of(tmp_path / f"{len(made)}.html", view, **changes).file
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        page.wait_for_selector("body[data-ready]")
-        made.append((page, said, asked, file))
-        return page
+        file = page_of(tmp_path / f"{next(number)}.html", view, **changes).file
+        return visit(file, downloads=False)
 
-    yield open_it
-    for page, said, asked, file in made:
-        page.wait_for_timeout(50)
-        assert said == []
-        assert asked == [file.as_uri()]
-        page.close()
+    return open_it
 
 
 def text(page, selector) -> str:

@@ -16,32 +16,6 @@ from .sweep_rows import AXES, hand_made, row
 
 
 @pytest.fixture
-def visit(browser):
-    """Open a file; after the test it must have said nothing and asked for nothing."""
-    made = []
-
-    def open_it(file):
-        page = browser.new_page(viewport={"width": 1200, "height": 900}, accept_downloads=True)
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        page.wait_for_selector("body[data-ready]")
-        made.append((page, said, asked, file))
-        return page
-
-    yield open_it
-    for page, said, asked, file in made:
-        page.wait_for_timeout(150)
-        assert said == []
-        # A download of what is in the page is no connection.
-        assert [url for url in asked if not url.startswith("blob:")] == [file.as_uri()]
-        page.close()
-
-
-@pytest.fixture
 def page(visit, tmp_path):
     return visit(write_report(rows(), AXES, tmp_path / "out", question="Which slots?")[0])
 

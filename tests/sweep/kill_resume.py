@@ -14,17 +14,9 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-BASE = """
-name: tiny
-model: {preset: qwen3-30b, layers: 2, num_experts: 16, top_k: 2}
-rack: h100-nvl8
-ep: {ranks: 4, slots_per_rank: 1}
-workload:
-  synthetic: {imbalance: 1.5, layers: 2, steps: 20}
-  tokens_per_rank: 256
-  sequence_length: 256
-policies: [none, ultraep, ideal]
-"""
+from tests.sweep.tiny import TINY
+
+BASE = TINY.replace("layers: 1, steps: 2", "layers: 2, steps: 20")
 SWEEP = """
 base: base.yaml
 vary: {{ep.slots_per_rank: [0, 1, 2]}}

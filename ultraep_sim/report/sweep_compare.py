@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..sweep.report_spec import ReportSpec
-from .sweep_figures import short, to_csv
+from ..sweep.result import to_csv
+from .sweep_figures import short
 from .sweep_findings import Winner, winners
 from .sweep_table import SAMPLE, Place, Row, Sample, SweepTable, in_order, number, told
 from .sweep_text import percent, spread

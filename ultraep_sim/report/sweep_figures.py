@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -163,14 +161,3 @@ def others(table: SweepTable, axis: str | None) -> list[Place]:
     """Return the coordinates on all other axes that occur, in order."""
     rest = [name for name in table.axes if name != axis]
     return list(dict.fromkeys(table.part(place, rest) for place in table.places))
-
-
-def to_csv(rows: Iterable[Flat]) -> str:
-    """Return rows as CSV; what a row does not have stays empty."""
-    every = list(rows)
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for row in every for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(every)
-    return text.getvalue()

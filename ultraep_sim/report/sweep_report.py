@@ -9,8 +9,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..sweep.report_spec import ReportSpec
+from ..sweep.result import to_csv
 from .html_sweep import sweep_page
-from .sweep_figures import curve_rows, pareto_rows, regret_rows, to_csv, winner_rows
+from .sweep_figures import curve_rows, pareto_rows, regret_rows, winner_rows
 from .sweep_findings import advice
 from .sweep_table import SweepTable
 from .sweep_text import findings, use
@@ -109,7 +110,7 @@ def _write_data(table: SweepTable, directory: Path) -> list[Path]:
         file.write_text(to_csv(found), encoding="utf-8")
         files.append(file)
     file = directory / "rows.csv"
-    file.write_text(to_csv(dict(row) for row in table.rows), encoding="utf-8")
+    file.write_text(to_csv(table.rows), encoding="utf-8")
     return [*files, file]
 
 

@@ -276,6 +276,6 @@ def _named(point: Point) -> Iterator[None]:
         ) from error
 
 
-def columns_of(rows: Sequence[Row]) -> list[str]:
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return all columns, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))

@@ -110,7 +110,7 @@ def nominal(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.get("seed") == first]
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as CSV; what a row does not have stays empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")

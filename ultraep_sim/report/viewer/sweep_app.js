@@ -233,13 +233,4 @@ class SweepApp {
   }
 }
 
-let viewer;
-try {
-  viewer = new SweepApp(JSON.parse(document.getElementById("manifest").textContent));
-  document.body.dataset.ready = "";
-} catch (error) {
-  const place = document.getElementById("failure");
-  place.hidden = false;
-  place.textContent = `The figures cannot be drawn: ${error.message}. The text above stands.`;
-  throw error;
-}
+const viewer = begin(SweepApp);

@@ -163,3 +163,17 @@ function compareValues(a, b, way) {
   if (typeof b === "number") return way;
   return way * String(a).localeCompare(String(b));
 }
+
+// Make the page's app of its manifest, or say why the figures are missing.
+function begin(App) {
+  try {
+    const app = new App(JSON.parse(document.getElementById("manifest").textContent));
+    document.body.dataset.ready = "";
+    return app;
+  } catch (error) {
+    const place = document.getElementById("failure");
+    place.hidden = false;
+    place.textContent = `The figures cannot be drawn: ${error.message}. The text above stands.`;
+    throw error;
+  }
+}
