@@ -30,6 +30,10 @@ def test_a_scenario_overrides_numbers_of_a_file_and_its_resolved_form_reads_back
     assert read_rack(write_rack(rack)) == rack
 
 
+BARE = {"value": 15.0, "unit": "us", "provenance": "fitted", "source": "rows"}
+SHARED = {**BARE, "range": [10.0, 20.0]}
+
+
 def broken(change):
     rack = RACKS["gb200-nvl72"].to_dict()
     change(rack)
@@ -46,6 +50,10 @@ def broken(change):
         (lambda r: r["gpu"].update(hbm_GB={**r["gpu"]["hbm_GB"], "unit": []}), "gpu.hbm_GB"),
         (lambda r: r["gpu"].update(hbm_GB={**r["gpu"]["hbm_GB"], "range": [1]}), "low, high"),
         (lambda r: r.update(gpu=None), "expected a mapping"),
+        (lambda r: r.update(relay_us={**r["relay_us"], "shared": [1]}), "rack.relay_us: shared"),
+        (lambda r: r.update(relay_us={**SHARED, "shared": {"a": "1"}}), "finite numbers by name"),
+        (lambda r: r.update(relay_us={**SHARED, "shared": {"a": True}}), "finite numbers by name"),
+        (lambda r: r.update(relay_us={**BARE, "shared": {"a": 1.0}}), "with a range"),
     ],
 )
 def test_a_broken_rack_is_named(change, words):

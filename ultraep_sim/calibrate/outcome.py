@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ultraep_sim.calibrate.fit import FitResult
 from ultraep_sim.calibrate.runlog.findings import Finding
 from ultraep_sim.model.profiles import RackProfile
-from ultraep_sim.model.provenance import Quantity, fitted
+from ultraep_sim.model.provenance import Quantity
 
 
 @dataclass(frozen=True)
@@ -68,19 +67,3 @@ def with_numbers(rack: RackProfile, numbers: Mapping[str, Quantity], name: str) 
     own: dict[str, Any] = {k: q for k, q in numbers.items() if not k.startswith("gpu.")}
     changes: dict[str, Any] = of_gpu
     return replace(rack, name=name, gpu=replace(rack.gpu, **changes), **own)
-
-
-def number(found: FitResult, name: str, unit: str, what: str) -> Quantity:
-    """Return a fitted parameter as a number of a profile, with its band and its rows."""
-    return banded(found.values[name], found.relative_sd(name), unit, source(found, what))
-
-
-def banded(value: float, relative_sd: float, unit: str, where: str) -> Quantity:
-    """Return a fitted number with two standard deviations either way."""
-    factor = math.exp(min(2 * relative_sd, 5.0))
-    return fitted(value, unit, where, value / factor, value * factor)
-
-
-def source(found: FitResult, what: str) -> str:
-    """Say what was fitted, and the digest of its rows."""
-    return f"{what}, rows {found.manifest['fitted_sha256'][:12]}"

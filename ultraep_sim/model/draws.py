@@ -3,16 +3,22 @@
 A draw is a number. Draw 0 is the nominal model; in draw k > 0 every `Quantity` with a range takes
 a value of its own out of that range, the same wherever it is read. Half of the draws lie below
 the nominal value and half above it, uniformly on either side: ranges are seldom symmetric, and
-the nominal value is the best guess. Numbers are drawn independently of each other.
+the nominal value is the best guess.
+
+Numbers are drawn independently of each other, but for those of one fit: they say which standard
+normal factors they share (`Quantity.shared`), and a draw of the factors moves the logarithms of all
+of them, inside their ranges. So what a fit knows better than its parts (a sum, a product) stays so.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, wraps
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+_NORMAL = NormalDist()
 _DRAW: ContextVar[tuple[int, dict[Quantity, float]] | None] = ContextVar("draw", default=None)
 
 
@@ -59,13 +66,20 @@ def value_now(quantity: Quantity) -> float:
 
 @lru_cache(maxsize=4096)
 def _value(quantity: Quantity, draw: int) -> float:
-    text = f"{draw}|{quantity.unit}|{quantity.source}|{quantity.value!r}"
-    text += f"|{quantity.low!r}|{quantity.high!r}"
-    at = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     low, high = float(quantity.low or 0.0), float(quantity.high or 0.0)
+    if quantity.shared:
+        moved = sum(by * _NORMAL.inv_cdf(_uniform(f"{draw}|{f}")) for f, by in quantity.shared)
+        return min(max(quantity.value * math.exp(moved), low), high)
+    text = f"{draw}|{quantity.unit}|{quantity.source}|{quantity.value!r}"
+    at = _uniform(f"{text}|{quantity.low!r}|{quantity.high!r}")
     if at < 0.5:
         return low + (quantity.value - low) * 2 * at
     return quantity.value + (high - quantity.value) * (2 * at - 1)
+
+
+def _uniform(text: str) -> float:
+    """Return a number between 0 and 1, never either, that a text alone decides."""
+    return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") + 0.5) / 2**48
 
 
 def under_draw(

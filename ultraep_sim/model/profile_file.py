@@ -1,7 +1,8 @@
 """Hardware profiles as YAML files: what ``ultraep-sim calibrate`` writes and scenarios name.
 
-A file has a ``format``, the ``rack`` with every number, its unit, provenance, source and range, and
-beside it what tells how the numbers were found (``fits``, ``inputs``), which the simulator ignores.
+A file has a ``format``, the ``rack`` with every number, its unit, provenance, source, range and
+shared factors, and beside it what tells how the numbers were found (``fits``, ``inputs``), which
+the simulator ignores.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ultraep_sim.model.provenance import Quantity
 FORMAT = "ultraep-sim-hardware-1"
 _MAX_BYTES = 4 * 2**20
 _OPTIONAL = ("fp4_TFLOPs", "fp4_speedup")
+_MORE = {"range", "shared"}
 
 
 def write_profile(path: str | Path, rack: RackProfile, notes: Mapping[str, Any]) -> None:
@@ -103,9 +105,9 @@ def _quantities(found: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 def _quantity(value: Any, place: str) -> Quantity:
     wanted = {"value", "unit", "provenance", "source"}
-    if not isinstance(value, Mapping) or not wanted <= set(value) <= wanted | {"range"}:
+    if not isinstance(value, Mapping) or not wanted <= set(value) <= wanted | _MORE:
         raise ProfileError(
-            "a number tells value, unit, provenance, source and perhaps a range",
+            "a number tells value, unit, provenance, source, perhaps a range and shared factors",
             place=place,
             value=value,
             remedy="write {value: 1, unit: us, provenance: fitted, source: WHERE}",
@@ -113,8 +115,14 @@ def _quantity(value: Any, place: str) -> Quantity:
     ends = value.get("range", (None, None))
     if not isinstance(ends, list | tuple) or len(ends) != 2:
         raise ProfileError("a range is [low, high]", place=place, value=ends, remedy="mend it")
+    shared = value.get("shared", {})
+    if not isinstance(shared, Mapping):
+        raise ProfileError(
+            "shared factors are numbers by name", place=place, value=shared, remedy="mend them"
+        )
+    told = {k: value[k] for k in wanted}
     try:
-        return Quantity(*(value[k] for k in ("value", "unit", "provenance", "source")), *ends)
+        return Quantity(**told, low=ends[0], high=ends[1], shared=tuple(shared.items()))
     except ProfileError as error:
         raise error.at(place=place) from None
     except (TypeError, AttributeError):

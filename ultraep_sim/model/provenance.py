@@ -55,12 +55,16 @@ class Quantity:
     low, high : float, optional
         Range in the same unit. Required where the provenance is ``assumed``: a guess must say how
         wrong it may be.
+    shared : tuple of (str, float)
+        Independent standard normal factors by name, and how far each moves the logarithm of the
+        number. Numbers that share factors move together in a draw (`ultraep_sim.model.draws`):
+        two parameters of one fit do. Empty where the number stands for itself.
 
     Raises
     ------
     ProfileError
         Negative or non-finite value, unknown unit or provenance, empty source, a range that does
-        not hold the value, or an assumption without a range.
+        not hold the value, an assumption or shared factors without a range.
 
     Examples
     --------
@@ -75,6 +79,7 @@ class Quantity:
     source: str
     low: float | None = None
     high: float | None = None
+    shared: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
@@ -114,6 +119,23 @@ class Quantity:
                 )
             object.__setattr__(self, "low", float(self.low))
             object.__setattr__(self, "high", float(self.high))
+        if self.shared:
+            self._check_shared()
+
+    def _check_shared(self) -> None:
+        numbers = all(
+            isinstance(name, str)
+            and isinstance(moved, int | float)
+            and not isinstance(moved, bool)
+            and math.isfinite(moved)
+            for name, moved in self.shared
+        )
+        if not numbers or self.low is None:
+            raise ProfileError(
+                "shared factors are finite numbers by name, of a quantity with a range",
+                value=dict(self.shared),
+                remedy="give a range, or leave the factors out",
+            )
 
     def __float__(self) -> float:
         return value_now(self)
@@ -146,6 +168,8 @@ class Quantity:
         }
         if self.low is not None and self.high is not None:
             out["range"] = [self.low, self.high]
+        if self.shared:
+            out["shared"] = dict(self.shared)
         return out
 
 

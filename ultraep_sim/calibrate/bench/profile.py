@@ -8,7 +8,8 @@ from dataclasses import replace
 from ultraep_sim.calibrate.bench.document import Document
 from ultraep_sim.calibrate.bench.fits import fit_document
 from ultraep_sim.calibrate.fit import FitResult
-from ultraep_sim.calibrate.outcome import Outcome, banded, number, source, with_numbers
+from ultraep_sim.calibrate.numbers import banded, number, source, spread, together
+from ultraep_sim.calibrate.outcome import Outcome, with_numbers
 from ultraep_sim.errors import CalibrationError
 from ultraep_sim.model.profiles import RackProfile
 from ultraep_sim.model.provenance import Quantity
@@ -80,17 +81,17 @@ def _numbers(
     out: dict[str, Quantity] = {}
     bf16, fp8 = fits.get("gemm_bf16"), fits.get("gemm_fp8")
     if bf16 is not None:
-        what = f"grouped products in bf16 on {document.device}"
-        out |= {k: number(bf16, name, unit, what) for k, (name, unit) in _GEMM.items()}
+        where = source(bf16, f"grouped products in bf16 on {document.device}")
+        out |= {k: number(bf16, name, unit, where) for k, (name, unit) in _GEMM.items()}
     if bf16 is not None and fp8 is not None:
-        both = math.hypot(bf16.relative_sd("rate_TFLOPs"), fp8.relative_sd("rate_TFLOPs"))
+        both = together(spread(fp8, "rate_TFLOPs"), spread(bf16, "rate_TFLOPs", -1))
         value = fp8.values["rate_TFLOPs"] / bf16.values["rate_TFLOPs"]
         where = source(fp8, f"grouped products, fp8 over bf16, on {document.device}")
         out["gpu.fp8_speedup"] = banded(value, both, "1", where)
     link = fits.get("stream_nvlink")
     if link is not None:
-        what = f"tile streaming over the link, {document.device}"
-        out |= {k: number(link, name, unit, what) for k, (name, unit) in _STREAM.items()}
+        where = source(link, f"tile streaming over the link, {document.device}")
+        out |= {k: number(link, name, unit, where) for k, (name, unit) in _STREAM.items()}
     return {name: _capped(name, quantity, rack) for name, quantity in out.items()}
 
 

@@ -12,13 +12,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ultraep_sim.calibrate.fit import FitResult
-from ultraep_sim.calibrate.outcome import Outcome, banded, number, source, with_numbers
+from ultraep_sim.calibrate.numbers import Spread, banded, number, scaled, source, spread, together
+from ultraep_sim.calibrate.outcome import Outcome, with_numbers
 from ultraep_sim.calibrate.runlog.context import Context
 from ultraep_sim.calibrate.runlog.diagnose import diagnose
 from ultraep_sim.calibrate.runlog.fits import fit_kinds
 from ultraep_sim.calibrate.runlog.log import Log
 from ultraep_sim.errors import CalibrationError
-from ultraep_sim.model.provenance import Quantity, assumed, fitted
+from ultraep_sim.model.provenance import Quantity, fitted
 
 Fits = dict[str, FitResult]
 Numbers = dict[str, Quantity]
@@ -99,8 +100,8 @@ def _numbers(fits: Fits, context: Context) -> Numbers:
     if layer is not None and "exposed_ns" in layer.values and not exchanges:
         wire = context.wire_bytes("dispatch") + context.wire_bytes("combine")
         where = source(layer, "exposed communication of layers of the log, overlap left out")
-        value, sd = wire / layer.values["exposed_ns"], layer.relative_sd("exposed_ns")
-        out["alltoall_forward_GBps"] = banded(value, sd, "GB/s", where)
+        value, moved = wire / layer.values["exposed_ns"], spread(layer, "exposed_ns", -1)
+        out["alltoall_forward_GBps"] = banded(value, moved, "GB/s", where)
     elif layer is not None and "pair_ns" in layer.values:
         out |= _layer(layer, context)
     if "weights" in fits:
@@ -108,8 +109,8 @@ def _numbers(fits: Fits, context: Context) -> Numbers:
         found = fits["weights"]
         where = source(found, "weight distribution of the log")
         value = size / found.values["pair_ns"]
-        out["stream_GBps"] = banded(value, found.relative_sd("pair_ns"), "GB/s", where)
-        out["stream_base_us"] = number(found, "fixed_us", "us", "weight distribution of the log")
+        out["stream_GBps"] = banded(value, spread(found, "pair_ns", -1), "GB/s", where)
+        out["stream_base_us"] = number(found, "fixed_us", "us", where)
     return out
 
 
@@ -125,24 +126,26 @@ def _rate(found: FitResult, context: Context, work: float, what: str) -> Quantit
     flops = work * context.model.flops_per_pair / _speedup(context)
     where = source(found, f"{what} ({context.model.name}, {context.weight_dtype})")
     value = flops / found.values["pair_ns"] * 1e-3
-    return banded(value, found.relative_sd("pair_ns"), "TFLOP/s", where)
+    return banded(value, spread(found, "pair_ns", -1), "TFLOP/s", where)
 
 
 def _experts(found: FitResult, context: Context) -> Numbers:
     gpu = context.rack.gpu
     forward = _rate(found, context, 1.0, "experts of the log, median rank")
-    ratio = gpu.expert_backward_TFLOPs
-    base = gpu.expert_forward_TFLOPs.value
-    low, high = (ratio.low or ratio.value), (ratio.high or ratio.value)
-    backward = assumed(
-        forward.value * ratio.value / base, "TFLOP/s",
-        f"backward over forward as on {context.rack.name}, forward from the log",
-        forward.value * low / base, forward.value * high / base,
+    ratio, base = gpu.expert_backward_TFLOPs, gpu.expert_forward_TFLOPs.value
+    where = f"backward over forward as on {context.rack.name}"
+    ends = (ratio.low or ratio.value), (ratio.high or ratio.value)
+    moved = together(dict(forward.shared), {where: math.log(ends[1] / ends[0]) / 4})
+    backward = banded(
+        forward.value * ratio.value / base, moved, "TFLOP/s", f"{where}, forward from the log",
+        "assumed",
     )  # fmt: skip
     return {
         "gpu.expert_forward_TFLOPs": forward,
         "gpu.expert_backward_TFLOPs": backward,
-        "gpu.expert_launch_us": number(found, "fixed_us", "us", "experts of the log"),
+        "gpu.expert_launch_us": number(
+            found, "fixed_us", "us", source(found, "experts of the log")
+        ),
         "gpu.expert_pair_ns": fitted(0, "ns", source(found, "inside the fitted rate")),
     }
 
@@ -150,18 +153,19 @@ def _experts(found: FitResult, context: Context) -> Numbers:
 def _exchanges(fits: list[FitResult], kinds: list[str], context: Context) -> Numbers:
     """Dispatch and combine share a rate in the simulator: the one that gives their sum."""
     wire = sum(context.wire_bytes(kind) for kind in kinds)
-    times = [found.values["pair_ns"] for found in fits]
-    sds = [f.relative_sd("pair_ns") * t for f, t in zip(fits, times, strict=True)]
-    floors = [found.values["fixed_us"] for found in fits]
-    floor_sds = [f.relative_sd("fixed_us") * t for f, t in zip(fits, floors, strict=True)]
     where = " and ".join(source(f, k) for f, k in zip(fits, kinds, strict=True)) + " of the log"
-    total, floor = sum(times), sum(floors)
+    total, slower = _sum(fits, "pair_ns")
+    floor, later = _sum(fits, "fixed_us")
     return {
-        "alltoall_forward_GBps": banded(wire / total, math.hypot(*sds) / total, "GB/s", where),
-        "alltoall_floor_us": banded(
-            floor / len(floors), math.hypot(*floor_sds) / floor, "us", where
-        ),
+        "alltoall_forward_GBps": banded(wire / total, scaled(slower, -1), "GB/s", where),
+        "alltoall_floor_us": banded(floor / len(fits), later, "us", where),
     }
+
+
+def _sum(fits: list[FitResult], name: str) -> tuple[float, Spread]:
+    """Add a parameter of several fits; the spread of the sum is to first order."""
+    total = sum(found.values[name] for found in fits)
+    return total, together(*(spread(f, name, f.values[name] / total) for f in fits))
 
 
 def _layer(found: FitResult, context: Context) -> Numbers:
@@ -179,18 +183,27 @@ def _layer(found: FitResult, context: Context) -> Numbers:
     math_ns = min(max(measured * share, least_math), most_math)
     flops = context.model.flops_per_pair / _speedup(context) * 1e-3
     moved = context.wire_bytes("dispatch") + context.wire_bytes("combine")
+    wire_ns = measured - math_ns
     where = source(found, f"layers of the log, shared out as on {context.rack.name}")
     where += f"; compute + exposed communication: {measured:.4g} ns a pair +-{sd:.1%}"
+    total = spread(found, "pair_ns", -1)
+    # What one of the two gains the other loses: to first order the sum stays.
+    share = math.log(most_math / least_math) / 4
+    math_moved = together(total, {where: -share})
+    wire_moved = together(total, {where: share * math_ns / wire_ns})
     return {
         "gpu.expert_forward_TFLOPs": _between(
-            flops / math_ns, "TFLOP/s", where, flops / most_math, flops / least_math
+            flops / math_ns, math_moved, "TFLOP/s", where, flops / most_math, flops / least_math
         ),
         "gpu.expert_pair_ns": fitted(0, "ns", source(found, "inside the fitted rate")),
         "alltoall_forward_GBps": _between(
-            moved / (measured - math_ns), "GB/s", where, moved / most_wire, moved / least_wire
+            moved / wire_ns, wire_moved, "GB/s", where, moved / most_wire, moved / least_wire
         ),
     }
 
 
-def _between(value: float, unit: str, where: str, low: float, high: float) -> Quantity:
-    return assumed(value, unit, where, min(low, value), max(high, value))
+def _between(
+    value: float, moved: Spread, unit: str, where: str, low: float, high: float
+) -> Quantity:
+    shared = tuple(sorted(moved.items()))
+    return Quantity(value, unit, "assumed", where, min(low, value), max(high, value), shared)

@@ -7,20 +7,20 @@ the tables cannot tell (backward rates, NICs, weight streaming) keeps its value 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ultraep_sim.calibrate.fit import FitResult, Rows, fit
+from ultraep_sim.calibrate.numbers import banded, number, source, spread, together
 from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl
 from ultraep_sim.calibrate.silicon.tables import DISTRIBUTION, VERSION
 from ultraep_sim.compute.kernel_laws import attention_core, collective, exchange, grouped_gemm
 from ultraep_sim.errors import CalibrationError
 from ultraep_sim.model.hardware import RACKS
 from ultraep_sim.model.profiles import GpuProfile, RackProfile
-from ultraep_sim.model.provenance import Quantity, fitted
+from ultraep_sim.model.provenance import Quantity
 
 #: The rack a system's profile starts from.
 RACK_OF = {
@@ -126,13 +126,11 @@ def _jobs(root: Path, system: str, framework: str, base: RackProfile) -> dict[st
 
 
 def _number(found: FitResult, name: str, unit: str, what: str) -> Quantity:
-    low, high = found.interval(name)
-    value = found.values[name]
-    return fitted(value, unit, _source(found, what), low, high)
+    return number(found, name, unit, _source(found, what))
 
 
 def _source(found: FitResult, what: str) -> str:
-    return f"{what} of {DISTRIBUTION} {VERSION}, rows {found.manifest['fitted_sha256'][:12]}"
+    return source(found, f"{what} of {DISTRIBUTION} {VERSION}")
 
 
 def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[str, Quantity]:
@@ -160,18 +158,19 @@ def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[st
 def _attention(found: FitResult) -> Quantity:
     """Return the rate that prompts of `LENGTH` tokens reach: the simulator's law has no ramp."""
     reached = 1 / (1 + found.values["ramp_tokens"] / LENGTH)
-    low, high = found.interval("rate_TFLOPs")
-    source = _source(found, f"context_attention_perf at {LENGTH} tokens")
-    value = found.values["rate_TFLOPs"] * reached
-    return fitted(value, "TFLOP/s", source, low * reached, high * reached)
+    where = _source(found, f"context_attention_perf at {LENGTH} tokens")
+    slower = spread(found, "ramp_tokens", reached - 1)
+    moved = together(spread(found, "rate_TFLOPs"), slower)
+    rate = banded(found.values["rate_TFLOPs"] * reached, moved, "TFLOP/s", where)
+    most = found.interval("rate_TFLOPs")[1] * reached  # within the datasheet
+    return replace(rate, high=max(rate.value, min(most, rate.high or most)))
 
 
 def _ratio(one: FitResult, other: FitResult, what: str) -> Quantity:
-    """Return one rate over another; the relative variances of two separate fits add."""
+    """Return one rate over another, of two separate fits."""
     value = one.values["rate_TFLOPs"] / other.values["rate_TFLOPs"]
-    both = math.hypot(one.relative_sd("rate_TFLOPs"), other.relative_sd("rate_TFLOPs"))
-    factor = math.exp(min(2 * both, 5.0))
-    return fitted(value, "1", _source(one, what), value / factor, value * factor)
+    moved = together(spread(one, "rate_TFLOPs"), spread(other, "rate_TFLOPs", -1))
+    return banded(value, moved, "1", _source(one, what))
 
 
 def _links(fits: dict[str, FitResult], base: RackProfile) -> dict[str, Quantity]:
