@@ -73,6 +73,7 @@ def _gemm(
     flops = 6 * hidden * ffn * total
     return GemmRow(
         time,
+        [int(n) for n in sizes],
         "fp8" if in_fp8 else name,
         experts,
         hidden,
@@ -122,7 +123,7 @@ def _block(
     busiest = max(times, key=lambda time: time.median_us)
     return BlockRow(
         busiest, manager is not None, policy,
-        [time.median_us for time in times], [int(n) for n in pairs],
+        [time.median_us for time in times], counts.tolist(),
         layout.num_ranks, layout.num_experts,
         layout.slots_per_rank if manager else 0, block.experts.hidden, block.experts.ffn,
         sizes.block_tokens, sizes.top_k, DTYPES[setting.device.type][0], _imbalance(pairs),

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA = "hw_runtime.bench/1"
+SCHEMA = "hw_runtime.bench/2"
 METHODS = ("cuda_events", "cuda_graph", "host_clock")
 PATHS = ("hbm", "nvlink")
 FABRICS = ("host", "virtual", "ipc", "symm")
@@ -183,9 +183,11 @@ class GemmRow:
 
     fp8 is e4m3 with one fp32 scale for every row of tokens and every column of a weight. Tokens
     come quantized, as a dispatch in fp8 brings them; quantizing what goes into down is timed.
+    ``expert_pairs`` are the rows of each expert.
     """
 
     time: Timing
+    expert_pairs: list[int] = field(metadata={"least": 0})
     dtype: str = _one_of("bf16", "fp16", "fp32", "fp8")
     experts: int = _least(1)
     hidden: int = _least(1)
@@ -200,14 +202,15 @@ class BlockRow:
     """The experts of an MoE block, each virtual rank alone, before and after balancing.
 
     ``time`` is of the busiest rank, which is what a group waits for; ``rank_us`` are the medians
-    of all, and ``rank_pairs`` the pairs each computes.
+    of all, and ``instance_pairs`` the pairs of each rank's mains and, where it has some, slots. A
+    rank's mains are one call and its slots another.
     """
 
     time: Timing
     balanced: bool
     policy: str
     rank_us: list[float] = field(metadata={"least": 0})
-    rank_pairs: list[int] = field(metadata={"least": 0})
+    instance_pairs: list[list[int]] = field(metadata={"least": 0})
     ranks: int = _least(1)
     experts: int = _least(1)
     slots: int = _least(0)
@@ -217,6 +220,11 @@ class BlockRow:
     top_k: int = _least(1)
     dtype: str = _one_of("bf16", "fp16", "fp32")
     imbalance: float = _least(1)
+
+    @property
+    def rank_pairs(self) -> list[int]:
+        """Pairs that each rank computes."""
+        return [sum(pairs) for pairs in self.instance_pairs]
 
 
 Row = (

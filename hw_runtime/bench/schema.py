@@ -4,7 +4,8 @@ Plain dataclasses: machines with GPUs are often locked down and have no validati
 rows there are and what each holds is in `rows`; the reader refuses unknown and missing keys, wrong
 types, numbers out of range, and anything that is not finite.
 
-Version 1. A field is never given another meaning: what changes makes a new version.
+Version 2; 1 lacked the loads of experts and instances. A field is never given another meaning: what
+changes makes a new version.
 """
 
 from __future__ import annotations

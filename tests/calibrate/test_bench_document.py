@@ -61,9 +61,10 @@ class Bench:
                     pairs = experts * tokens * true["pair_ns"] * hidden / 4096 * 1e-3
                     us = true["launch_us"] + max(weights, math) + pairs
                     yield GemmRow(
-                        self.time(us), "bf16", experts, hidden, ffn, float(tokens), "balanced", 1.0
-                    )
-        yield GemmRow(self.time(99.0), "bf16", 4, 4096, 1536, 64.0, "skewed", 1.0)
+                        self.time(us), [tokens] * experts, "bf16", experts, hidden, ffn,
+                        float(tokens), "balanced", 1.0,
+                    )  # fmt: skip
+        yield GemmRow(self.time(99.0), [200, 40, 16, 0], "bf16", 4, 4096, 1536, 64.0, "skewed", 1.0)
 
     def stream(self):
         yield CopyRow(self.time(200.0), "hbm", 256 * MIB, 1300.0)
@@ -108,7 +109,7 @@ class Bench:
             False,
             "none",
             us,
-            pairs,
+            [[n] for n in pairs],
             16,
             64,
             0,
@@ -225,7 +226,7 @@ def test_too_few_rows_are_told_and_not_fitted(tmp_path, document):
 @pytest.mark.parametrize(
     ("change", "needle"),
     [
-        ({"schema": "hw_runtime.bench/2"}, "schema: expected schema hw_runtime.bench/1"),
+        ({"schema": "hw_runtime.bench/1"}, "schema: expected schema hw_runtime.bench/2"),
         ({"machine": {"kind": "tpu"}}, "machine: no machine, or of no kind"),
         ({"rows": []}, "rows: no timed rows"),
         ({"rows": [{"kind": "gemm"}]}, "rows: no timed rows"),

@@ -95,4 +95,4 @@ def test_options_of_a_log_mean_nothing_to_others(invoke, tmp_path):
     file = tmp_path / "bench.json"
     file.write_text("{}")
     assert_one_line_error(invoke("calibrate", file, "--model", "x"), "--model", "leave it out")
-    assert_one_line_error(invoke("calibrate", file), "bench.json", "hw_runtime.bench/1")
+    assert_one_line_error(invoke("calibrate", file), "bench.json", "hw_runtime.bench/2")

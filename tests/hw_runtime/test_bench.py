@@ -110,7 +110,7 @@ def change(document, place, value):
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        (["schema"], "hw_runtime.bench/2", "schema: another schema .*bench/2.*this version reads"),
+        (["schema"], "hw_runtime.bench/1", "schema: another schema .*bench/1.*this version reads"),
         (["rows"], [], r"rows: no rows \(got \[\]\)"),
         (["rows"], KeyError, "rows: missing"),
         (["date"], 5, r"date: not text \(got 5\)"),

@@ -219,13 +219,13 @@ def bucket(key: str, buckets: int) -> int:
     return int.from_bytes(digest[:8], "big") % buckets
 
 
+def is_held_out(keys: Sequence[str], buckets: int) -> NDArray[np.bool_]:
+    """Whether each of some rows is held out of a fit that holds out one in `buckets`."""
+    return np.array([buckets > 0 and bucket(key, buckets) == 0 for key in keys], dtype=bool)
+
+
 def fit(
-    law: Law,
-    parameters: Sequence[Parameter],
-    rows: Rows,
-    *,
-    held_out: int = 4,
-    folds: int = 0,
+    law: Law, parameters: Sequence[Parameter], rows: Rows, *, held_out: int = 4, folds: int = 0
 ) -> FitResult:
     """Fit a law to rows.
 
@@ -251,8 +251,8 @@ def fit(
     CalibrationError
         scipy is missing, or the rows are fewer than the parameters.
     """
-    buckets = np.array([bucket(key, held_out) if held_out else 1 for key in rows.keys])
-    seen, unseen = rows.take(buckets != 0), rows.take(buckets == 0)
+    out = is_held_out(rows.keys, held_out)
+    seen, unseen = rows.take(~out), rows.take(out)
     if len(seen) <= len(parameters):
         raise CalibrationError(
             f"{len(parameters)} parameters need more rows",

@@ -20,8 +20,10 @@ import numpy as np
 from ultraep_sim.calibrate.fit import Rows
 from ultraep_sim.errors import CalibrationError
 
-SCHEMA = "hw_runtime.bench/1"
+SCHEMA = "hw_runtime.bench/2"
 _MAX_BYTES = 64 << 20
+_FOUND = {"kind", "time", "place", "TFLOPs", "GBps", "share_of_ceiling", "imbalance",
+          "imbalance_before", "imbalance_after"}  # fmt: skip
 _AGAIN = "give a file that `python -m hw_runtime bench --out` wrote"
 
 
@@ -76,6 +78,24 @@ class Document:
         seconds = np.array([self._number(row["time"], "median_us", row) for row in rows]) * 1e-6
         return Rows(columns, seconds, tuple(_key(row) for row in rows), (self.source,))
 
+    def pairs(self, row: Mapping[str, Any], name: str) -> list[list[int]]:
+        """Return the loads of instances: a list for each rank, or one where there are no ranks.
+
+        Raises
+        ------
+        CalibrationError
+            They are missing, or no counts.
+        """
+        value = row.get(name)
+        flat = isinstance(value, list) and not any(isinstance(one, list) for one in value)
+        lists = [value] if flat else value
+        if not isinstance(lists, list) or not lists or not all(map(_are_counts, lists)):
+            raise CalibrationError(
+                "not the loads of instances", file=self.source[0], place=f"{row['place']}.{name}",
+                value=value, remedy=_AGAIN,
+            )  # fmt: skip
+        return lists
+
     def _number(self, values: Any, name: str, row: Mapping[str, Any] | None = None) -> float:
         place = f"{(row or values)['place']}.{name}"
         value = values.get(name) if isinstance(values, Mapping) else None
@@ -92,10 +112,10 @@ class Document:
 
 
 def _key(row: Mapping[str, Any]) -> str:
-    facts = (
-        f"{k}={v}" for k, v in row.items() if k not in ("time", "place") and not isinstance(v, list)
-    )
-    return f"{row['place']} {' '.join(facts)}"
+    """Name what was timed, not what was found: a hash of it decides which rows are held out."""
+    found = _FOUND | ({"replicas"} if row["kind"] == "planner" else set())
+    facts = (f"{k} {v}" for k, v in row.items() if k not in found and not isinstance(v, list))
+    return "/".join(facts)
 
 
 def read_document(path: str | Path) -> Document:
@@ -138,6 +158,10 @@ def read_document(path: str | Path) -> Document:
         rows=tuple({**row, "place": f"rows[{at}]"} for at, row in enumerate(rows)),
         source=(file.name, hashlib.sha256(content).hexdigest()),
     )
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 
 def _is_row(row: Any) -> bool:

@@ -6,7 +6,7 @@ bytes that memory moved, and named after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def fit_document(
     """
     fits, unfitted = {}, {}
     prefix = "" if document.is_gpu else "host_"
-    for name, (law, parameters, rows) in _jobs(document, gpu):
+    for name, (law, parameters, rows) in jobs(document, gpu):
         few = len(rows) < _FEW
         try:
             fits[prefix + name] = fit(
@@ -74,11 +74,14 @@ def fit_document(
             unfitted[prefix + name] = str(error)
     skewed = document.of("gemm", distribution="skewed")
     if skewed:
-        unfitted[f"{prefix}gemm, skewed"] = f"{len(skewed)} rows do not tell the loads they drew"
+        unfitted[f"{prefix}gemm, skewed"] = (
+            f"{len(skewed)} rows are for `validate runtime` to judge"
+        )
     return fits, unfitted
 
 
-def _jobs(document: Document, gpu: GpuProfile | None) -> Iterator[tuple[str, Job]]:
+def jobs(document: Document, gpu: GpuProfile | None) -> Iterator[tuple[str, Job]]:
+    """Yield what can be fitted: name, and law, parameters and rows."""
     yield from _gemm(document, gpu)
     yield from _blocks(document)
     for path in ("hbm", "nvlink"):
@@ -123,19 +126,40 @@ def _gemm(document: Document, gpu: GpuProfile | None) -> Iterator[tuple[str, Job
         if dtype not in _BYTES:
             continue
         rows = document.of("gemm", distribution="balanced", dtype=dtype)
-        timed = document.timed(rows, "experts", "hidden", "ffn", "tokens_per_expert")
-        c = timed.columns
-        columns = {
-            "pairs": c["tokens_per_expert"][:, None],
-            "instances": c["experts"][:, None],
-            "hosted": c["experts"],
-            "tokens": c["tokens_per_expert"] * c["experts"],
-            "weight_bytes": 3 * _BYTES[dtype] * c["hidden"] * c["ffn"],
-            "flops_per_pair": 6 * c["hidden"] * c["ffn"],
-            "hidden": c["hidden"],
-        }
+        columns = gemm_columns(
+            rows, [document.pairs(row, "expert_pairs")[0] for row in rows], dtype
+        )
+        timed = document.timed(rows, "experts", "hidden", "ffn")
         parameters = _gemm_parameters(document, gpu, dtype)
         yield f"gemm_{dtype}", (grouped_gemm, parameters, _with_columns(timed, **columns))
+
+
+def gemm_columns(
+    rows: Sequence[Mapping[str, Any]], pairs: Sequence[Sequence[int]], dtype: str
+) -> dict[str, Floats]:
+    """Return the columns of `grouped_gemm`.
+
+    Parameters
+    ----------
+    rows : sequence of mapping [N]
+        With ``hidden`` and ``ffn``.
+    pairs : sequence of sequence of int [N]
+        Pairs of each expert of a call; those without are not touched.
+    dtype : str
+    """
+    loads = np.zeros((len(pairs), max(map(len, pairs), default=0)))
+    for at, one in enumerate(pairs):
+        loads[at, : len(one)] = one
+    hidden, ffn = (np.array([float(row[k]) for row in rows]) for k in ("hidden", "ffn"))
+    return {
+        "pairs": loads,
+        "instances": (loads > 0).astype(np.float64),
+        "hosted": np.array([float(len(one)) for one in pairs]),
+        "tokens": loads.sum(axis=1),
+        "weight_bytes": 3 * _BYTES[dtype] * hidden * ffn,
+        "flops_per_pair": 6 * hidden * ffn,
+        "hidden": hidden,
+    }
 
 
 def _gemm_parameters(document: Document, gpu: GpuProfile | None, dtype: str) -> list[Parameter]:
@@ -164,12 +188,13 @@ def _blocks(document: Document) -> Iterator[tuple[str, Job]]:
     """Every virtual rank of an MoE block: its pairs and its time."""
     pairs, seconds, keys = [], [], []
     for row in document.of("block"):
-        each = zip(row.get("rank_pairs", []), row.get("rank_us", []), strict=False)
-        for rank, (count, time) in enumerate(each):
+        each = zip(document.pairs(row, "instance_pairs"), row.get("rank_us", []), strict=False)
+        for rank, (instances, time) in enumerate(each):
+            count = sum(instances)
             if count > 0 and time > 0:
                 pairs.append(float(count))
                 seconds.append(float(time) * 1e-6)
-                keys.append(f"{row['place']} {row.get('policy')} rank {rank}")
+                keys.append(f"policy {row.get('policy')}/rank {rank}")
     if pairs:
         work, times = np.array(pairs), np.array(seconds)
         rows = Rows({"work": work}, times, tuple(keys), (document.source,))
