@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -23,13 +24,27 @@ def code_digest() -> str:
     str
         16 hex digits; the same wherever the same sources are installed.
     """
+    places = (file.relative_to(_ROOT) for file in _ROOT.rglob("*.py"))
+    decisive = [p for p in places if p.parts[0] not in _ONLY_SHOW and p.name != "cli.py"]
+    packages = " ".join(f"{name}=={version(name)}" for name in _PACKAGES)
+    return sources_digest(decisive, packages)
+
+
+def sources_digest(places: Iterable[Path], also: str = "") -> str:
+    """Return the digest of source files and of a text, 16 hex digits.
+
+    Parameters
+    ----------
+    places : iterable of Path
+        Relative to the package, in any order; line ends do not count.
+    also : str
+        What decides besides.
+    """
     found = hashlib.sha256()
-    for file in sorted(_ROOT.rglob("*.py")):
-        place = file.relative_to(_ROOT)
-        if place.parts[0] not in _ONLY_SHOW and place.name != "cli.py":
-            found.update(f"{place.as_posix()}\0".encode())
-            found.update(file.read_bytes())
-    found.update(" ".join(f"{name}=={version(name)}" for name in _PACKAGES).encode())
+    for place in sorted(places):
+        found.update(place.as_posix().encode() + b"\0")
+        found.update((_ROOT / place).read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    found.update(also.encode())
     return found.hexdigest()[:16]
 
 

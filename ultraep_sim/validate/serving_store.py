@@ -6,12 +6,12 @@ with which code (a digest of every source file that decides it) and from which p
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..engine.digests import sources_digest
 from .serving_cases import cases
 from .tables import Cell, Tables, row_name
 
@@ -25,15 +25,15 @@ _HERE = ("serving.py", "serving_cases.py", "serving_fit.py")
 
 @cache
 def code_digest() -> str:
-    """Return a digest of the sources that decide a search, 12 hexadecimal digits."""
-    root = Path(__file__).parents[1]
-    files = [path for name in _PACKAGES for path in sorted((root / name).rglob("*.py"))]
-    files += [Path(__file__).with_name(name) for name in _HERE]
-    found = hashlib.sha256()
-    for path in files:
-        found.update(path.relative_to(root).as_posix().encode() + b"\0")
-        found.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return found.hexdigest()[:12]
+    """Return a digest of the sources that decide a search.
+
+    Unlike `engine.digests.code_digest` it holds the cases and the fit, which lie here, and no
+    versions of packages: what was stored is committed, and read under many of them.
+    """
+    root = Path(__file__).resolve().parents[1]
+    files = [path for name in _PACKAGES for path in (root / name).rglob("*.py")]
+    files += [root / "validate" / name for name in _HERE]
+    return sources_digest(path.relative_to(root) for path in files)
 
 
 def cells_of(inputs: Tables) -> dict[Cell, str]:
