@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 _LEGEND = """\
 Held-out balanced rows: a hash of the row picks one in four, the law never sees them. good: median
 at most 3 % and p90 at most 10 %. Skewed rows time the hottest rank and do not store its load; loads
-are drawn. in band: share of power_law_1.2 rows inside the predicted 90 % band, where the law's
-error under skew (factor, spread) is learnt on power_law_1.01. plain: with the error of balanced
-rows alone."""
+are drawn, and balanced rows alone predict a distribution. in band, in half: share of the skewed
+rows inside its central 90 % and 50 %. width: upper over lower end of the 90 % band. learnt: share
+of power_law_1.2 in a band whose shift and spread power_law_1.01 taught."""
 
 QUICK = ("h200",)
 
@@ -71,7 +71,8 @@ def _print(found: dict[str, Any]) -> None:
         Text(
             f"{figures['grouped_gemm_good_sets']} of {figures['grouped_gemm_sets']} sets are good; "
             f"{figures['power_law_inside_band']:.1%} of {figures['power_law_rows']} skewed rows "
-            f"are inside the band ({figures['power_law_inside_band_plain']:.1%} plain)"
+            f"are inside the band of balanced rows ({figures['power_law_inside_half_band']:.1%} in "
+            f"its half, {figures['power_law_inside_band_learnt']:.1%} of 1.2 in the learnt band)"
         )
     )
     print_renderable(*shown)
@@ -88,12 +89,18 @@ def _table(*heads: str) -> Table:
 
 
 def _sets(sets: list[dict[str, Any]]) -> Table:
-    table = _table("set", "held out", "median", "p90", "worst", "good", "in band", "plain")
+    table = _table(
+        "set", "held out", "median", "p90", "worst", "good", "in band", "in half", "width", "learnt"
+    )
     for entry in sets:
         held, skewed = entry["residuals"]["held_out"], entry.get("power_law")
-        shares: tuple[str, ...] = ("-", "-")
+        shares: tuple[str, ...] = ("-",) * 4
         if skewed:
-            shares = tuple(f"{skewed[k] / skewed['rows']:.0%}" for k in ("inside", "inside_plain"))
+            shares = (
+                *(f"{skewed[key] / skewed['rows']:.0%}" for key in ("inside", "inside_half")),
+                f"{skewed['median_width']:.2f}",
+                f"{skewed['learnt_inside'] / skewed['learnt_rows']:.0%}",
+            )
         table.add_row(
             entry["set"],
             str(held["rows"]),
