@@ -70,6 +70,17 @@ def test_the_suite_prints_rows_and_draws(invoke, tmp_path):
     assert "2 of 2 sets are good" in answer.out
     assert plot.with_suffix(".png").stat().st_size > 10_000
     assert plot.with_suffix(".svg").is_file()
+    assert plot.with_name("silicon-h200.png").stat().st_size > 10_000
+
+
+def test_residuals_of_the_tables_are_drawn(invoke, tmp_path):
+    plot = tmp_path / "residuals"
+    answer = invoke(
+        "calibrate", "silicon", "--system", "h200", "--tables", EXCERPT, "--plot", plot, "--json"
+    )
+    assert answer.code == 0, answer.err
+    assert plot.with_suffix(".png").stat().st_size > 10_000
+    assert plot.with_suffix(".svg").is_file()
 
 
 def test_a_broken_threshold_is_an_exit_code(invoke, monkeypatch):

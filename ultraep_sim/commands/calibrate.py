@@ -103,7 +103,7 @@ def calibrate(
         return
     _refuse(
         "measurements of one's own", rack=rack, model=model, trace=trace, ranks=ranks,
-        repair=repair, plot=plot,
+        repair=repair,
     )  # fmt: skip
     found = _silicon(system, framework, tables)
     if target is not None:
@@ -111,6 +111,10 @@ def calibrate(
 
         write_profile(target, found.rack, found.notes())
         note(f"wrote {target}")
+    if picture is not None:
+        from ultraep_sim.commands.calibrate_own import draw
+
+        draw(picture, {name: fit.log_errors for name, fit in found.fits.items()}, found.rack.name)
     if as_json:
         print_json({"rack": found.rack.to_dict(), **found.notes()})
     else:

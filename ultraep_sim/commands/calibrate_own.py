@@ -10,6 +10,8 @@ from ultraep_sim.commands.console import note, print_json, print_renderable
 from ultraep_sim.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.table import Table
 
     from ultraep_sim.calibrate.outcome import Outcome
@@ -38,7 +40,7 @@ def run(path: Path, asked: Asked, *, out: Path | None, plot: Path | None, as_jso
     if out is not None:
         _write(out, found)
     if plot is not None:
-        _draw(plot, found)
+        draw(plot, {name: fit.log_errors for name, fit in found.fits.items()}, found.title)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -132,13 +134,13 @@ def _write(out: Path, found: Outcome) -> None:
     note(f"wrote {out}")
 
 
-def _draw(target: Path, found: Outcome) -> None:
+def draw(target: Path, errors: dict[str, NDArray[np.float64]], title: str) -> None:
+    """Draw the residuals of fits, by name of the fit, as TARGET.png and TARGET.svg."""
     from ultraep_sim.report.plot_residuals import figure
     from ultraep_sim.report.style import save, style
 
     with style():
-        errors = {name: fit.log_errors for name, fit in found.fits.items()}
-        drawn = figure(errors, "What the fits leave", f"Fitted rows of {found.title}.")
+        drawn = figure(errors, "What the fits leave", f"Fitted rows of {title}.")
         for path in save(drawn, target.with_suffix("")):
             note(f"wrote {path}")
 

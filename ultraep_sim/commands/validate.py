@@ -71,7 +71,10 @@ def validate(
         typer.Option(metavar="DIR", help="silicon: tables that are not an installed package."),
     ] = None,
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="silicon: draw FILE.png and FILE.svg.")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="silicon: draw FILE.png and .svg, FILE-SYSTEM.png and .svg."
+        ),
     ] = None,
     out: Annotated[
         str | None,

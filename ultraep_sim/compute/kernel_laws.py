@@ -53,12 +53,14 @@ def grouped_gemm(values: Values, columns: Columns) -> Floats:
         share of a tile's empty rows that costs time), expert_us (of every hosted expert).
     columns : mapping
         pairs [N, G]: pairs of an instance; instances [N, G]: how many instances are like it;
-        hosted [N]: experts of the rank; tokens [N]; weight_bytes, flops_per_pair, hidden [N].
+        hosted [N]: experts of the rank; tokens [N]; weight_bytes, flops_per_pair, hidden [N];
+        optionally work_rows [N, G]: rows whose arithmetic an instance costs, where not its pairs.
     """
     pairs, instances = columns["pairs"], columns["instances"]
-    padded = np.ceil(pairs / TILE_ROWS) * TILE_ROWS
+    real = columns.get("work_rows", pairs)
+    padded = np.ceil(real / TILE_ROWS) * TILE_ROWS
     padding = values.get("padding", 1.0)
-    rows = padding * padded + (1 - padding) * pairs
+    rows = padding * padded + (1 - padding) * real
     weights_s = columns["weight_bytes"] / (values["hbm_TBps"] * 1e12)
     math_s = rows * (columns["flops_per_pair"] / (values["rate_TFLOPs"] * 1e12))[:, None]
     memory_s = np.broadcast_to(weights_s[:, None], math_s.shape)

@@ -2,8 +2,8 @@
 
 Grouped GEMM: the law is fitted to three quarters of the balanced rows of a set (system, model,
 precision, kernel) and predicts the rest, which a hash of the row picks. Rows of skewed loads are
-never fitted by the law; how much it errs under skew is learnt on ``power_law_1.01`` and judged on
-``power_law_1.2``. Attention, dispatch, combine and NCCL all-to-all: one fit a system.
+never fitted: balanced rows alone predict a distribution for each (`silicon_skew`). Attention,
+dispatch, combine and NCCL all-to-all: one fit a system.
 """
 
 from __future__ import annotations
@@ -19,39 +19,21 @@ from ultraep_sim.calibrate.fit import FitResult, Rows, bucket, fit
 from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl
 from ultraep_sim.calibrate.silicon.profile import RACK_OF
 from ultraep_sim.calibrate.silicon.tables import DISTRIBUTION, VERSION, Table, find_tables
-from ultraep_sim.calibrate.skew import LawError, Skewed, balanced_error, draw_rows, learn_error
 from ultraep_sim.compute.kernel_laws import attention_core, collective, exchange, grouped_gemm
 from ultraep_sim.model.hardware import RACKS
+from ultraep_sim.validate import silicon_skew
+from ultraep_sim.validate.silicon_skew import Judged
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int], None]
 
 #: A set that keeps both is a good one.
 MEDIAN, P90 = 0.03, 0.10
-LEARN, JUDGE = "power_law_1.01", "power_law_1.2"
 METRIC = "milliseconds"
-_HELD_OUT = 4
+_HELD_OUT, _FOLDS = 4, 4
 
 #: What must hold: name, least value.
 THRESHOLDS = {"power_law_inside_band": 0.85}
-#: Share of its skewed rows inside the band that every set must reach, but for the known misses.
-SET_INSIDE_BAND = 0.78
-_MASKED = "masked DeepGEMM pads every expert to the hottest one's rows; the law counts real rows"
-#: Sets that do not, and the likely reason; one that suddenly does is an error too.
-KNOWN_MISSES = {
-    "gb200/trtllm/moe_torch_flow_cutlass/mixtral-8x22b/nvfp4": (
-        "its power_law_1.2 rows take twice its other ones, even one token on one rank"
-    ),
-    "gb200/trtllm/moe_torch_flow_cutlass/deepseek-v3-671b/nvfp4": (
-        "balanced rows are scattered (p90 of the law 34 %): tactics that the autotuner missed"
-    ),
-    "b200/trtllm/deepgemm/qwen3-30b/fp8_block": _MASKED,
-    "gb200/trtllm/deepgemm/qwen3-30b/fp8_block": _MASKED,
-    "gb300/trtllm/deepgemm/qwen3-30b/fp8_block": _MASKED,
-    "b200/trtllm/moe_torch_flow_min_latency/mixtral-8x22b/nvfp4": (
-        "a kernel for few tokens, timed far outside its use"
-    ),
-}
 #: What must hold besides where every system is read.
 THRESHOLDS_OF_ALL = {"grouped_gemm_good_sets": 8}
 
@@ -63,8 +45,7 @@ class _Set:
     case: moe.Case
     rows: Rows
     found: FitResult
-    learnt: LawError | None
-    judged: Skewed | None
+    judged: Judged | None
 
 
 def run(
@@ -90,7 +71,8 @@ def run(
     Returns
     -------
     dict
-        ``rows``; ``sets`` (a grouped GEMM each); ``others`` (other tables, a fit each); ``copies``
+        ``rows``; ``positions`` (of skewed rows in their prediction, by case, 0 to 1); ``sets`` (a
+        grouped GEMM each); ``others`` (other tables, a fit each); ``copies``
         (rows of one system that are another's); ``summary`` by table and role; ``broken``
         (thresholds that do not hold).
 
@@ -101,6 +83,7 @@ def run(
     """
     root = find_tables(tables)
     rows: list[Row] = []
+    positions: dict[str, float] = {}
     sets: list[Row] = []
     others: list[Row] = []
     jobs = [
@@ -115,6 +98,8 @@ def run(
         one = _grouped_gemm(table, case)
         rows += _rows("grouped_gemm", one.rows, one.found) + _skew_rows(one, table)
         sets.append(_describe(one, system))
+        if one.judged is not None:
+            positions |= zip(one.judged.keys, one.judged.position.tolist(), strict=True)
     for done, system in enumerate(systems):
         if progress is not None:
             progress("other kernels", done, len(systems))
@@ -124,12 +109,14 @@ def run(
     figures = _figures(sets)
     return {
         "rows": rows,
+        "positions": positions,
         "sets": sets,
         "others": others,
         "copies": _copies(root) if {"h100", "h200"} <= set(systems) else [],
         "summary": summarise(rows),
         "figures": figures,
-        "broken": broken(figures, every=set(systems) == set(RACK_OF)) + _surprises(sets),
+        "broken": broken(figures, every=set(systems) == set(RACK_OF))
+        + silicon_skew.surprises(sets),
     }
 
 
@@ -143,30 +130,17 @@ def broken(figures: dict[str, float], *, every: bool) -> list[str]:
     ]
 
 
-def _surprises(sets: Sequence[Row]) -> list[str]:
-    """Tell sets below the floor that are not known to be, and known misses that are not."""
-    out = []
-    for entry in sets:
-        skewed = entry.get("power_law")
-        if skewed is None:
-            continue
-        share = skewed["inside"] / skewed["rows"]
-        known = entry["set"] in KNOWN_MISSES
-        if share < SET_INSIDE_BAND and not known:
-            out.append(f"{entry['set']}: {share:.1%} of its skewed rows are inside the band")
-        elif share >= SET_INSIDE_BAND and known:
-            out.append(f"{entry['set']}: a known miss that hits, {share:.1%}; take it off the list")
-    return out
-
-
 def _grouped_gemm(table: Table, case: moe.Case) -> _Set:
     rows = moe.balanced_rows(table, case)
     gpu = RACKS[RACK_OF[case.system]].gpu
-    found = fit(grouped_gemm, moe.parameters(gpu, case.precision), rows, held_out=_HELD_OUT)
-    if not {LEARN, JUDGE} <= set(moe.distributions(table)):
-        return _Set(case, rows, found, None, None)
-    learnt = learn_error(draw_rows(table, case, LEARN, found), balanced_error(found))
-    return _Set(case, rows, found, learnt, draw_rows(table, case, JUDGE, found))
+    found = fit(
+        grouped_gemm,
+        moe.parameters(gpu, case.precision),
+        rows,
+        held_out=_HELD_OUT,
+        folds=_FOLDS,
+    )
+    return _Set(case, rows, found, silicon_skew.judge(table, case, found))
 
 
 def _describe(one: _Set, system: str) -> Row:
@@ -180,16 +154,8 @@ def _describe(one: _Set, system: str) -> Row:
         "good": bool(held.median <= MEDIAN and held.p90 <= P90),
         **one.found.to_dict(),
     }
-    if one.learnt is not None and one.judged is not None:
-        plain = balanced_error(one.found)
-        out["power_law"] = {
-            "rows": len(one.judged.keys),
-            "inside": int(one.learnt.inside(one.judged).sum()),
-            "inside_plain": int(plain.inside(one.judged).sum()),
-            "mean_position": float(one.learnt.positions(one.judged).mean()),
-            "factor": one.learnt.factor,
-            "spread": one.learnt.spread,
-        }
+    if one.judged is not None:
+        out["power_law"] = one.judged.describe()
     return out
 
 
@@ -259,13 +225,12 @@ def role_of(key: str) -> str:
 
 
 def _skew_rows(one: _Set, table: Table) -> list[Row]:
-    if one.learnt is None or one.judged is None:
+    if one.judged is None:
         return []
-    simulated = one.learnt.medians(one.judged).tolist()
-    published = np.exp(one.judged.log_measured).tolist()
+    both = zip(one.judged.measured.tolist(), one.judged.median.tolist(), strict=True)
     return [
         _row("grouped_gemm_power_law", key, p, s, "predicted", table.source[0])
-        for key, p, s in zip(one.judged.keys, published, simulated, strict=True)
+        for key, (p, s) in zip(one.judged.keys, both, strict=True)
     ]
 
 
@@ -295,12 +260,8 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
 
 
 def _figures(sets: Sequence[Row]) -> dict[str, float]:
-    skewed = [entry["power_law"] for entry in sets if "power_law" in entry]
-    rows = max(sum(entry["rows"] for entry in skewed), 1)
     return {
         "grouped_gemm_sets": len(sets),
         "grouped_gemm_good_sets": sum(entry["good"] for entry in sets),
-        "power_law_rows": rows,
-        "power_law_inside_band": sum(entry["inside"] for entry in skewed) / rows,
-        "power_law_inside_band_plain": sum(entry["inside_plain"] for entry in skewed) / rows,
+        **silicon_skew.figures(sets),
     }
