@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ultraep_sim.report.pages import replaced
+from ultraep_sim.report.plot_validation import write_plot
 from ultraep_sim.validate import breakdown, paper, training, transfers
 from ultraep_sim.validate.dynamics import store
 from ultraep_sim.validate.first_principles import ideal_rows
 from ultraep_sim.validate.paper.runs import refit
-from ultraep_sim.validate.plot import write_plot
 from ultraep_sim.validate.rows import Row, summarise
 from ultraep_sim.validate.show import (
     ACCURACY,

@@ -82,7 +82,7 @@ def document(suite: str, found: Found) -> dict[str, Any]:
 
 def write(found: Found, out: str) -> None:
     """Write rows, manifest and plot into a folder."""
-    from ultraep_sim.validate.plot import write_plot
+    from ultraep_sim.report.plot_validation import write_plot
     from ultraep_sim.validate.rows import FIELDS
 
     folder = given_path(out, "--out", "name a folder")

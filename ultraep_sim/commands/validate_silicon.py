@@ -45,19 +45,19 @@ def show(*, tables: str | None, quick: bool, plot: str | None, as_json: bool) ->
 def _draw(found: dict[str, Any], stem: Path) -> None:
     """Draw held-out rows of all tables, and the sets of each system on a page of their own."""
     from ultraep_sim.report import plot_silicon_sets
-    from ultraep_sim.report.plot_validation import figure
+    from ultraep_sim.report.plot_validation import write_plot
     from ultraep_sim.report.style import save, style
 
     rows = found["rows"]
     tables = rows[0]["provenance"].split(":")[0]
+    files = write_plot(
+        rows,
+        stem,
+        "Kernel times, simulated against measured",
+        f"Held-out rows of the public kernel tables. {tables}",
+        ("measured [ms]", "simulated [ms]"),
+    )
     with style():
-        drawn = figure(
-            rows,
-            "Kernel times, simulated against measured",
-            f"Held-out rows of the public kernel tables. {tables}",
-            "ms",
-        )
-        files = save(drawn, stem)
         for system in dict.fromkeys(entry["system"] for entry in found["sets"]):
             page = plot_silicon_sets.figure(
                 [r for r in rows if r["table"] == "grouped_gemm" and _is_of(r["case"], system)],
