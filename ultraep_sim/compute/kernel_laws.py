@@ -122,6 +122,30 @@ def exchange(values: Values, columns: Columns) -> Floats:
     return np.asarray(start * 1e-6 + per_token + busy)
 
 
+def rack_exchange(values: Values, columns: Columns) -> Floats:
+    """Dispatch or combine inside a scale-up domain, by payload and number of ranks.
+
+    ``floor + step x log2(ranks) + roofline(tokens x token, bytes x (1 + ranks / half) / link)``:
+    every token is read, split and written whoever gets it, while the link carries what others get;
+    more peers mean smaller pieces for each. Without the last four values it is the law of
+    `fabric.alltoall`; without `link_GBps`, a pass over the tokens.
+
+    Parameters
+    ----------
+    values : mapping
+        floor_us, link_GBps, step_us (of a doubling of the group), token_ns, sharpness, half_ranks
+        (group in which the link has half its rate).
+    columns : mapping
+        bytes (sent by a rank to other ranks), tokens (of a rank), ranks [N].
+    """
+    ranks = columns["ranks"]
+    start = values["floor_us"] + values.get("step_us", 0.0) * np.log2(ranks)
+    copied = values.get("token_ns", 0.0) * 1e-9 * columns["tokens"]
+    slower = 1 + ranks / values.get("half_ranks", math.inf)
+    carried = columns["bytes"] * slower / (values.get("link_GBps", math.inf) * 1e9)
+    return np.asarray(start * 1e-6 + roofline(copied, carried, values.get("sharpness", math.inf)))
+
+
 def collective(values: Values, columns: Columns) -> Floats:
     """NCCL collective: ``floor + step x (ranks - 1) + wire bytes / rate``, rounded at the corner.
 

@@ -1,18 +1,22 @@
 """Attention, exchanges and collectives of the public tables beside the laws fitted to them.
 
 Every kernel has one fit a system, to three quarters of its rows; a hash of the row picks the rest.
+What a rack engineer asks of an all-to-all is a group larger than he timed, so that of an NVL72 is
+also fitted to the smaller groups alone and judged on the largest one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ultraep_sim.calibrate.fit import FitResult, Rows, fit
-from ultraep_sim.calibrate.silicon import alltoall, attention, nccl
+from ultraep_sim.calibrate.fit import FitResult, Residuals, Rows, fit
+from ultraep_sim.calibrate.silicon import alltoall, attention, nccl, rack_alltoall
 from ultraep_sim.calibrate.silicon.profile import RACK_OF
-from ultraep_sim.compute.kernel_laws import attention_core, collective, exchange
+from ultraep_sim.calibrate.silicon.tables import Table
+from ultraep_sim.compute.kernel_laws import attention_core, collective, exchange, rack_exchange
 from ultraep_sim.model.hardware import RACKS
 from ultraep_sim.model.profiles import RackProfile
 
@@ -62,7 +66,11 @@ def judge(root: Path, system: str) -> list[Judged]:
         The system lacks a table that every system has.
     """
     rack = RACKS[RACK_OF[system]]
-    return [*_attention(root, system, rack), *_exchanges(root, system, rack)]
+    found = [*_attention(root, system, rack), *_exchanges(root, system, rack)]
+    if rack_alltoall.has_table(root, system):
+        table = rack_alltoall.read_rack_alltoall(root, system)
+        found += rack_alltoalls(table, system, rack)
+    return found
 
 
 def _attention(root: Path, system: str, rack: RackProfile) -> list[Judged]:
@@ -80,6 +88,24 @@ def _exchanges(root: Path, system: str, rack: RackProfile) -> list[Judged]:
     measured = nccl.nccl_rows(root, system, "alltoall", rack.domain_size)
     found = fit(collective, nccl.parameters(rack), measured)
     return [*out, Judged("nccl_alltoall", measured, found)]
+
+
+def rack_alltoalls(
+    table: Table, system: str, rack: RackProfile, sets: Sequence[str] = tuple(rack_alltoall.SETS)
+) -> list[Judged]:
+    """Judge sets of an NVL72's all-to-all twice: on rows of a hash, and on the largest group."""
+    out = []
+    for name in sets:
+        measured = rack_alltoall.set_rows(table, system, name)
+        parameters = rack_alltoall.parameters(rack, name)
+        found = fit(rack_exchange, parameters, measured)
+        out.append(Judged("rack_alltoall", measured, found, name=name))
+        ranks = measured.columns["ranks"]
+        largest, smaller = (measured.take(m) for m in (ranks == ranks.max(), ranks < ranks.max()))
+        found = fit(rack_exchange, parameters, smaller, held_out=0)
+        found = replace(found, held_out=Residuals.of(found.predict(largest.columns), largest))
+        out.append(Judged("rack_alltoall_larger_group", largest, found, "predicted", name))
+    return out
 
 
 def copies(root: Path) -> list[dict[str, Any]]:

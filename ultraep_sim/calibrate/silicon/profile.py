@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from ultraep_sim.calibrate.fit import FitResult, Rows, fit
-from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl
+from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl, rack_alltoall
 from ultraep_sim.calibrate.silicon.tables import DISTRIBUTION, VERSION
-from ultraep_sim.compute.kernel_laws import attention_core, collective, exchange, grouped_gemm
+from ultraep_sim.compute.kernel_laws import (
+    attention_core,
+    collective,
+    exchange,
+    grouped_gemm,
+    rack_exchange,
+)
 from ultraep_sim.errors import CalibrationError
 from ultraep_sim.model.hardware import RACKS
 from ultraep_sim.model.profiles import GpuProfile, RackProfile
@@ -122,7 +128,17 @@ def _jobs(root: Path, system: str, framework: str, base: RackProfile) -> dict[st
         jobs[phase] = (exchange, alltoall.parameters(base), rows)
     rows = nccl.nccl_rows(root, system, "alltoall", base.domain_size)
     jobs["nccl_alltoall"] = (collective, nccl.parameters(base), rows)
+    if rack_alltoall.has_table(root, system):
+        rows = _wide_rows(root, system)
+        jobs["rack_alltoall"] = (rack_exchange, rack_alltoall.parameters(base, plain=True), rows)
     return jobs
+
+
+def _wide_rows(root: Path, system: str) -> Rows:
+    """Dispatch and combine of the faster kernel in wide groups, below each other."""
+    table = rack_alltoall.read_rack_alltoall(root, system)
+    rows = moe.combine(rack_alltoall.set_rows(table, system, n) for n in rack_alltoall.FASTER)
+    return rows.take(rows.columns["ranks"] >= rack_alltoall.WIDE)
 
 
 def _number(found: FitResult, name: str, unit: str, what: str) -> Quantity:
@@ -175,14 +191,22 @@ def _ratio(one: FitResult, other: FitResult, what: str) -> Quantity:
 
 
 def _links(fits: dict[str, FitResult], base: RackProfile) -> dict[str, Quantity]:
-    """Dispatch and combine at the rate of the slower of both, where the table covers the domain."""
-    if base.domain_size > 8:
-        return {}  # the tables stop at one tray; the rack's own figure stands
-    slower = min((fits["dispatch"], fits["combine"]), key=lambda f: f.values["link_GBps"])
-    what = "wideep_deepep_normal_perf"
-    rate = _number(slower, "link_GBps", "GB/s", what)
+    """Rate and floor of dispatch and combine, where a table covers the domain.
+
+    Inside one server those of the slower of both. On an NVL72 of both together, from groups of
+    `rack_alltoall.WIDE` ranks on, in the law of `fabric.alltoall`; a rack without such a table
+    keeps its own figures.
+    """
+    if "rack_alltoall" in fits:
+        found, what = fits["rack_alltoall"], f"{rack_alltoall.NAME} (NVLink one-sided)"
+    elif base.domain_size > 8:
+        return {}
+    else:
+        found = min((fits["dispatch"], fits["combine"]), key=lambda f: f.values["link_GBps"])
+        what = "wideep_deepep_normal_perf"
+    rate = _number(found, "link_GBps", "GB/s", what)
     return {
         "alltoall_forward_GBps": rate,
         "alltoall_backward_GBps": rate,
-        "alltoall_floor_us": _number(slower, "floor_us", "us", what),
+        "alltoall_floor_us": _number(found, "floor_us", "us", what),
     }
