@@ -57,6 +57,7 @@ def _print(found: dict[str, Any]) -> None:
     from rich.text import Text
 
     shown: list[Any] = [Text("Grouped GEMM", "bold"), _sets(found["sets"]), Text(_LEGEND)]
+    shown += [Text("\nOther kernels, rows not fitted", "bold"), _others(found["others"])]
     shown += [Text("\nErrors by table and role", "bold"), _summary(found["summary"])]
     for entry in found["copies"]:
         if entry["copied_from_h100"]:
@@ -101,6 +102,16 @@ def _sets(sets: list[dict[str, Any]]) -> Table:
             "yes" if entry["good"] else "",
             *shares,
         )
+    return table
+
+
+def _others(others: list[dict[str, Any]]) -> Table:
+    table = _table("table", "system or set", "rows", "median", "p90", "worst")
+    for entry in others:
+        held = entry["residuals"]["held_out"]
+        errors = (f"{held[key]:.1%}" for key in ("median", "p90", "worst"))
+        name = entry["set"] or entry["system"]
+        table.add_row(entry["table"], name, str(held["rows"]), *errors)
     return table
 
 

@@ -16,7 +16,9 @@ from typing import Any
 from ultraep_sim.calibrate.fit import FitResult, Rows, fit
 from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl, rack_alltoall
 from ultraep_sim.calibrate.silicon.tables import DISTRIBUTION, VERSION
+from ultraep_sim.compute.attention import score_flops
 from ultraep_sim.compute.kernel_laws import (
+    QUERY_ROWS,
     attention_core,
     collective,
     exchange,
@@ -24,6 +26,7 @@ from ultraep_sim.compute.kernel_laws import (
     rack_exchange,
 )
 from ultraep_sim.errors import CalibrationError
+from ultraep_sim.model.attention import AttentionShape, visible_keys
 from ultraep_sim.model.hardware import RACKS
 from ultraep_sim.model.profiles import GpuProfile, RackProfile
 from ultraep_sim.model.provenance import Quantity, fitted
@@ -163,7 +166,7 @@ def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[st
         "hbm_achieved_TBps": _number(bf16, "hbm_TBps", "TB/s", moe_perf),
         "expert_launch_us": _number(bf16, "launch_us", "us", moe_perf),
         "expert_pair_ns": _number(bf16, "pair_ns", "ns", moe_perf),
-        "attention_forward_TFLOPs": _attention(fits["attention"]),
+        "attention_forward_TFLOPs": _attention(fits["attention"], gpu),
     }
     for short in ("fp8", "fp4"):
         found = fits.get(f"grouped_gemm_{short}")
@@ -173,9 +176,17 @@ def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[st
     return out
 
 
-def _attention(found: FitResult) -> Quantity:
-    """Return the rate that prompts of `LENGTH` tokens reach: the simulator's law has no ramp."""
-    reached = 1 / (1 + found.values["ramp_tokens"] / LENGTH)
+def _attention(found: FitResult, gpu: GpuProfile) -> Quantity:
+    """Return the rate that many prompts of `LENGTH` tokens reach: the simulator's law has one.
+
+    Not counted are the launch and the wait for the last block, which few heads alone notice.
+    """
+    of_key = score_flops(AttentionShape(heads=1, kv_heads=1, head_dim=attention.HEAD_DIM), 1.0)
+    flops = of_key * visible_keys(0, LENGTH)
+    rate = found.values["rate_TFLOPs"] * 1e12
+    blocks = found.values["block_us"] * 1e-6 * LENGTH / QUERY_ROWS / gpu.sms.value
+    seconds = flops * (1 + found.values["ramp_tokens"] / LENGTH) / rate + blocks
+    reached = flops / seconds / rate
     low, high = found.interval("rate_TFLOPs")
     source = _source(found, f"context_attention_perf at {LENGTH} tokens")
     value = found.values["rate_TFLOPs"] * reached

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ultraep_sim.calibrate.fit import Parameter, Rows
-from ultraep_sim.calibrate.silicon.tables import SYSTEMS, Table, read_table, table_path
+from ultraep_sim.calibrate.silicon import tables
+from ultraep_sim.calibrate.silicon.tables import Table, read_table, table_path
 from ultraep_sim.model.dtypes import activation_bytes
 from ultraep_sim.model.profiles import RackProfile
 
@@ -53,7 +54,7 @@ WIDE = 8
 
 def has_table(root: Path, system: str) -> bool:
     """Tell whether a system has such a table: GB200 has, GB300 has not."""
-    return any((root / SYSTEMS[system] / "comm" / "trtllm").glob(f"*/{NAME}.parquet"))
+    return tables.has_table(root, system, "comm", "trtllm", NAME)
 
 
 def read_rack_alltoall(root: Path, system: str) -> Table:
