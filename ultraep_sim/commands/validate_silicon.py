@@ -20,6 +20,18 @@ error under skew (factor, spread) is learnt on power_law_1.01. plain: with the e
 rows alone."""
 
 QUICK = ("h200",)
+#: What a plot calls alike: more colours than these nobody tells apart.
+FAMILIES = {
+    "mla_attention": "attention",
+    "mla_block": "attention block, presets",
+    "dispatch": "all-to-all",
+    "combine": "all-to-all",
+    "nccl_alltoall": "all-to-all",
+    "rack_alltoall": "all-to-all",
+    "rack_alltoall_larger_group": "all-to-all, larger group",
+    "wide_ep_context": "wide_ep",
+    "wide_ep_context_by_balanced": "wide_ep, law of another kernel",
+}
 
 
 def show(*, tables: str | None, quick: bool, plot: str | None, as_json: bool) -> None:
@@ -48,7 +60,8 @@ def _draw(rows: list[dict[str, Any]], target: Path) -> None:
 
     with style():
         source = f"Held-out rows of the public kernel tables. {rows[0]['provenance'].split(':')[0]}"
-        drawn = figure(rows, "Kernel times, simulated against measured", source, "ms")
+        shown = [{**row, "table": FAMILIES.get(row["table"], row["table"])} for row in rows]
+        drawn = figure(shown, "Kernel times, simulated against measured", source, "ms")
         for path in save(drawn, target.with_suffix("")):
             note(f"wrote {path}")
 

@@ -7,8 +7,8 @@ where the row says so (`ultraep_sim.policies.replication`), and of the draws the
 hottest rank would get as many distinct tokens as the row's. ``num_tokens`` is global.
 
 ``wideep_context_moe_perf`` (SGLang, DeepGEMM behind DeepEP) has ``uniform`` rows. Their times say
-that pairs fill one expert's tile of 128 rows before the next expert gets any: 32 tokens on two
-ranks take as long as on 256, though spread over the 128 hosted experts they would read 6 GB.
+that pairs fill one expert's tile of 128 rows before the next expert gets any: on two
+ranks 32 tokens take as long as 256, though spread over the 128 hosted experts they would read 6 GB.
 """
 
 from __future__ import annotations
