@@ -9,10 +9,12 @@ import pytest
 
 from ultraep_sim.calibrate.fit import fit
 from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl, tables
-from ultraep_sim.compute.kernel_laws import grouped_gemm
+from ultraep_sim.compute.attention import attention_time, core_flops
+from ultraep_sim.compute.kernel_laws import attention_core, grouped_gemm
 from ultraep_sim.errors import CalibrationError
-from ultraep_sim.model.hardware import GPUS
+from ultraep_sim.model.hardware import GPUS, RACKS
 from ultraep_sim.model.shapes import MODELS
+from ultraep_sim.validate import silicon_kernels
 
 from .excerpt_path import EXCERPT
 
@@ -179,3 +181,47 @@ def test_attention_counts_the_unmasked_part():
     at = rows.keys.index("h200/trtllm/1x4096/heads64/kv8")
     assert rows.columns["flops"][at] == 4 * 64 * 128 * 4096 * 4097 / 2
     assert len(set(rows.keys)) == len(rows)
+
+
+def test_attention_launches_blocks_in_waves_and_waits_for_the_longest():
+    rows = attention.context_rows(EXCERPT, "h200")
+    at = rows.keys.index("h200/trtllm/1x4096/heads64/kv8")
+    assert rows.columns["blocks"][at] == 64 * 4096 / 128
+    # The last block of a head sees all keys.
+    assert rows.columns["longest_flops"][at] == 4 * 128 * 128 * 4096
+    short = rows.take(rows.columns["length"] <= 64)
+    parameters = attention.parameters(GPUS["h200"])
+    plain = [p for p in parameters if p.name not in ("block_us", "tail")]
+    median = [
+        np.median(
+            np.abs(fit(attention_core, some, rows).predict(short.columns) / short.seconds - 1)
+        )
+        for some in (parameters, plain)
+    ]
+    assert median[0] < 0.05 < 0.1 < median[1]
+
+
+def test_latent_attention_has_the_simulators_operations():
+    rows = attention.mla_rows(EXCERPT, "h200")
+    at = rows.keys.index("h200/trtllm/mla/1x8192/heads128")
+    shape = MODELS["deepseek-v3-671b"]
+    assert rows.columns["flops"][at] == pytest.approx(core_flops(shape, 8192, 8192), rel=1e-12)
+    found = fit(attention_core, attention.parameters(GPUS["h200"]), rows)
+    assert found.held_out.rows > 50
+    assert found.held_out.median < 0.07
+    # Operations counted twice, or half of them, would put the rate past the peak or below a third.
+    assert 0.5 * 989 < found.values["rate_TFLOPs"] < 0.75 * 989
+
+
+def test_the_simulators_attention_block_is_put_beside_measured_ones():
+    judged = silicon_kernels._mla_block(EXCERPT, "h200", RACKS["h200-nvl8"])
+    at = judged.rows.keys.index("h200/trtllm/mla_block/2x8192")
+    simulated = judged.found.predict(judged.rows.columns)
+    model = MODELS["deepseek-v3-671b"]
+    assert simulated[at] == attention_time(model, GPUS["h200"], 2 * 8192, 8192)
+    assert min(judged.rows.columns["tokens"]) == 1024
+    assert judged.role == "predicted"
+    assert judged.found.held_out.rows == len(judged.rows) > 50
+    # Blocks of many tokens, which cost milliseconds: nothing here was fitted to this table.
+    many = judged.rows.columns["tokens"] >= 4096
+    assert abs(np.median(simulated[many] / judged.rows.seconds[many]) - 1) < 0.2

@@ -68,6 +68,7 @@ def test_the_suite_prints_rows_and_draws(invoke, tmp_path):
     answer = invoke("validate", "silicon", "--quick", "--tables", EXCERPT, "--plot", plot)
     assert answer.code == 0, answer.err
     assert "2 of 2 sets are good" in answer.out
+    assert "h200/sglang/deepepmoe/deepseek-v3-671b/fp8_block" in answer.out
     assert plot.with_suffix(".png").stat().st_size > 10_000
     assert plot.with_suffix(".svg").is_file()
     assert plot.with_name("silicon-h200.png").stat().st_size > 10_000

@@ -21,8 +21,8 @@ def found():
 
 def test_rows_have_the_common_keys_and_honest_errors(found):
     assert {row["table"] for row in found["rows"]} == {
-        "grouped_gemm", "grouped_gemm_power_law", "attention", "dispatch", "combine",
-        "nccl_alltoall",
+        "grouped_gemm", "grouped_gemm_power_law", "attention", "mla_attention", "mla_block",
+        "dispatch", "combine", "nccl_alltoall", "wide_ep_context",
     }  # fmt: skip
     for row in found["rows"]:
         assert set(row) == KEYS

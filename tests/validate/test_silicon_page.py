@@ -63,6 +63,33 @@ def check_sets(sets):
         assert [round(100 * held[key], 1) for key in ("median", "p90")] == [median, p90], name
 
 
+#: How the page calls the other tables, by first words of a row.
+NAMES = {
+    "attention, bf16": "attention",
+    "latent attention": "mla_attention",
+    "*attention block": "mla_block",
+    "dispatch (DeepEP": "dispatch",
+    "combine": "combine",
+    "NCCL all-to-all": "nccl_alltoall",
+    "all-to-all of an NVL72": "rack_alltoall",
+    "*its largest group": "rack_alltoall_larger_group",
+    "wide-EP grouped GEMM": "wide_ep",
+    "*the same rows* | *the law of balanced": "wide_ep_by_balanced",
+    "wide-EP prefill": "wide_ep_context",
+    "*the same rows* | *the law of another": "wide_ep_context_by_balanced",
+}
+
+
+def _told(name: str) -> str:
+    """Median and 90th percentile as the page has them."""
+    (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| {name}")]
+    return "|".join(row.rsplit("|", 3)[1:3]).strip()
+
+
+def test_the_page_has_a_row_for_every_other_table():
+    assert all(re.fullmatch(r"[\d.]+ % \| \d+ %", _told(name)) for name in NAMES)
+
+
 @pytest.mark.slow
 def test_the_page_tells_what_the_suite_finds():
     try:
@@ -91,3 +118,8 @@ def test_the_page_tells_what_the_suite_finds():
     shares = [one["power_law"]["inside"] / one["power_law"]["rows"] for one in found["sets"]]
     assert f"{sum(s >= 0.85 for s in shares)} of {len(shares)} hold 85 %" in PAGE
     check_sets(found["sets"])
+    predicted = {e["table"]: e for e in found["summary"] if e["role"] == "predicted"}
+    for name, table in NAMES.items():
+        entry = predicted.pop(table)
+        assert _told(name) == f"{100 * entry['median']:.1f} % | {100 * entry['p90']:.0f} %", name
+    assert set(predicted) == {"grouped_gemm", "grouped_gemm_power_law"}

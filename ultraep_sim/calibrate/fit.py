@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ultraep_sim.calibrate.identify import AT_BOUND, what_rows_do_not_tell
 from ultraep_sim.errors import CalibrationError
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
 Law = Callable[[Mapping[str, float], Columns], Floats]
 
-_TRADE_OFF = 0.95  # correlation from which two parameters are reported as their combination
-_UNKNOWN = 0.5  # standard deviation of the logarithm from which a parameter is not determined
-_AT_BOUND = 1e-3
 _NOISE = 0.03  # log error from which a row counts linearly: about the noise of good tables
 
 
@@ -275,7 +273,7 @@ def fit(
         cross_validated=Residuals.of(crossed, judged),
         log_errors=-errors,
         log_errors_crossed=np.log(judged.seconds / crossed),
-        warnings=tuple(_warnings(parameters, values, covariance)),
+        warnings=tuple(what_rows_do_not_tell(parameters, values, covariance)),
         manifest={
             "rows_read": len(rows),
             "rows_sha256": rows.digest,
@@ -336,7 +334,7 @@ def _covariance(parameters: Sequence[Parameter], jacobian: Floats, errors: Float
     The physical bounds are knowledge too: as a uniform prior's variance they keep a direction that
     no row tells about finite, so that parameters that trade off show as such.
     """
-    free = np.array([p.high > p.low * (1 + _AT_BOUND) for p in parameters])
+    free = np.array([p.high > p.low * (1 + AT_BOUND) for p in parameters])
     out = np.zeros((len(parameters), len(parameters)))
     if not free.any():
         return out
@@ -348,47 +346,6 @@ def _covariance(parameters: Sequence[Parameter], jacobian: Floats, errors: Float
     prior = np.diag(12.0 / width**2)
     out[np.ix_(free, free)] = np.linalg.inv(information / spread**2 + prior)
     return out
-
-
-def _bound_reached(parameter: Parameter, value: float) -> str:
-    if value <= parameter.low * (1 + _AT_BOUND):
-        return "lower"
-    return "upper" if value >= parameter.high * (1 - _AT_BOUND) else ""
-
-
-def _warnings(
-    parameters: Sequence[Parameter], values: Mapping[str, float], covariance: Floats
-) -> list[str]:
-    out = []
-    sd = np.sqrt(np.diag(covariance))
-    for p, one in zip(parameters, sd, strict=True):
-        end = _bound_reached(p, values[p.name])
-        if end and p.low < p.high:
-            out.append(f"{p.name} is at its {end} bound, {values[p.name]:.4g} {p.unit}")
-        elif one > _UNKNOWN:
-            factor = np.exp(min(one, 50.0))
-            out.append(f"{p.name} is not determined: one standard deviation is x{factor:.3g}")
-    for a in range(len(parameters)):
-        for b in range(a + 1, len(parameters)):
-            if sd[a] * sd[b] == 0:
-                continue
-            correlation = covariance[a, b] / (sd[a] * sd[b])
-            if abs(correlation) > _TRADE_OFF:
-                out.append(_combination(parameters, values, covariance, a, b))
-    return out
-
-
-def _combination(
-    parameters: Sequence[Parameter], values: Mapping[str, float], cov: Floats, a: int, b: int
-) -> str:
-    """Say what of two parameters that trade off the rows do tell: a product of powers."""
-    if cov[a, a] > cov[b, b]:
-        a, b = b, a  # the exponent goes to the one known worse, and stays below 1
-    power = -cov[a, b] / cov[b, b]
-    sd = math.sqrt(max(cov[a, a] + 2 * power * cov[a, b] + power**2 * cov[b, b], 0.0))
-    one, two = parameters[a].name, parameters[b].name
-    value = values[one] * values[two] ** power
-    return f"{one} and {two} trade off: known is {one} x {two}^{power:.2f} = {value:.4g} +-{sd:.1%}"
 
 
 def _cross_predict(law: Law, parameters: Sequence[Parameter], rows: Rows, folds: int) -> Floats:

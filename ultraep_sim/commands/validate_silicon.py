@@ -20,6 +20,18 @@ rows inside its central 90 % and 50 %. width: upper over lower end of the 90 % b
 of power_law_1.2 in a band whose shift and spread power_law_1.01 taught."""
 
 QUICK = ("h200",)
+#: What a plot calls alike: more colours than these nobody tells apart.
+FAMILIES = {
+    "mla_attention": "attention",
+    "mla_block": "attention block, presets",
+    "dispatch": "all-to-all",
+    "combine": "all-to-all",
+    "nccl_alltoall": "all-to-all",
+    "rack_alltoall": "all-to-all",
+    "rack_alltoall_larger_group": "all-to-all, larger group",
+    "wide_ep_context": "wide_ep",
+    "wide_ep_context_by_balanced": "wide_ep, law of another kernel",
+}
 
 
 def show(*, tables: str | None, quick: bool, plot: str | None, as_json: bool) -> None:
@@ -50,8 +62,9 @@ def _draw(found: dict[str, Any], stem: Path) -> None:
 
     rows = found["rows"]
     tables = rows[0]["provenance"].split(":")[0]
+    shown = [{**row, "table": FAMILIES.get(row["table"], row["table"])} for row in rows]
     files = write_plot(
-        rows,
+        shown,
         stem,
         "Kernel times, simulated against measured",
         f"Held-out rows of the public kernel tables. {tables}",
@@ -80,6 +93,7 @@ def _print(found: dict[str, Any]) -> None:
     from rich.text import Text
 
     shown: list[Any] = [Text("Grouped GEMM", "bold"), _sets(found["sets"]), Text(_LEGEND)]
+    shown += [Text("\nOther kernels, rows not fitted", "bold"), _others(found["others"])]
     shown += [Text("\nErrors by table and role", "bold"), _summary(found["summary"])]
     for entry in found["copies"]:
         if entry["copied_from_h100"]:
@@ -131,6 +145,16 @@ def _sets(sets: list[dict[str, Any]]) -> Table:
             "yes" if entry["good"] else "",
             *shares,
         )
+    return table
+
+
+def _others(others: list[dict[str, Any]]) -> Table:
+    table = _table("table", "system or set", "rows", "median", "p90", "worst")
+    for entry in others:
+        held = entry["residuals"]["held_out"]
+        errors = (f"{held[key]:.1%}" for key in ("median", "p90", "worst"))
+        name = entry["set"] or entry["system"]
+        table.add_row(entry["table"], name, str(held["rows"]), *errors)
     return table
 
 

@@ -20,6 +20,8 @@ Columns = Mapping[str, NDArray[Any]]
 
 #: Rows of a GEMM tile.
 TILE_ROWS = 128
+#: Queries of one block of attention.
+QUERY_ROWS = 128
 #: Hidden size at which the time of one pair is stated, as in `GpuProfile.expert_pair_ns`.
 PAIR_HIDDEN = 4096
 
@@ -77,24 +79,35 @@ def grouped_gemm(values: Values, columns: Columns) -> Floats:
 
 
 def attention_core(values: Values, columns: Columns) -> Floats:
-    """Causal attention of whole prompts: launch, then a roofline of arithmetic and traffic.
+    """Causal attention of whole prompts: launch, blocks, and a roofline of arithmetic and traffic.
+
+    ``t0 + waves x block + roofline(bytes / B, flops (1 + ramp / length) / P + tail x longest)``. A
+    block takes a tile of one head's queries. Blocks start in waves over the SMs, whatever they
+    compute. A causal head's last block sees all keys, twice the mean, and an SM may begin it when
+    the others are nearly done: list scheduling ends at most that block after the mean (Graham,
+    1966).
 
     Parameters
     ----------
     values : mapping
-        launch_us, rate_TFLOPs, hbm_TBps, sharpness, ramp_tokens (a prompt of so many tokens
-        reaches half the rate: short ones do not fill the tiles of the softmax).
+        launch_us, block_us (of a wave), rate_TFLOPs, hbm_TBps, sharpness, ramp_tokens (a prompt
+        of so many tokens reaches half the rate: short ones do not fill the pipeline), tail (how
+        much of the longest block is waited for).
     columns : mapping
-        flops (of the unmasked part), bytes (queries, keys, values, output), length [N].
+        flops (of the unmasked part), bytes (queries, keys, values, output), length, blocks,
+        longest_flops (of one block), sms [N].
     """
     rate = values["rate_TFLOPs"] * 1e12
-    slow = 1 + values["ramp_tokens"] / columns["length"]
+    spread = columns["flops"] * (1 + values["ramp_tokens"] / columns["length"])
+    waited = values.get("tail", 0.0) * columns["longest_flops"] * columns["sms"]
     busy = roofline(
         columns["bytes"] / (values["hbm_TBps"] * 1e12),
-        columns["flops"] * slow / rate,
+        (spread + waited) / rate,
         values.get("sharpness", math.inf),
     )
-    return np.asarray(values["launch_us"] * 1e-6 + busy)
+    waves = np.ceil(columns["blocks"] / columns["sms"])
+    start = values["launch_us"] + values.get("block_us", 0.0) * waves
+    return np.asarray(start * 1e-6 + busy)
 
 
 def exchange(values: Values, columns: Columns) -> Floats:
@@ -122,6 +135,30 @@ def exchange(values: Values, columns: Columns) -> Floats:
     per_token = values.get("token_sm_ns", 0.0) * 1e-9 * columns["tokens"] / budget
     start = values["floor_us"] + values["step_us"] * (columns["ranks"] - 1)
     return np.asarray(start * 1e-6 + per_token + busy)
+
+
+def rack_exchange(values: Values, columns: Columns) -> Floats:
+    """Dispatch or combine inside a scale-up domain, by payload and number of ranks.
+
+    ``floor + step x log2(ranks) + roofline(tokens x token, bytes x (1 + ranks / half) / link)``:
+    every token is read, split and written whoever gets it, while the link carries what others get;
+    more peers mean smaller pieces for each. Without the last four values it is the law of
+    `fabric.alltoall`; without `link_GBps`, a pass over the tokens.
+
+    Parameters
+    ----------
+    values : mapping
+        floor_us, link_GBps, step_us (of a doubling of the group), token_ns, sharpness, half_ranks
+        (group in which the link has half its rate).
+    columns : mapping
+        bytes (sent by a rank to other ranks), tokens (of a rank), ranks [N].
+    """
+    ranks = columns["ranks"]
+    start = values["floor_us"] + values.get("step_us", 0.0) * np.log2(ranks)
+    copied = values.get("token_ns", 0.0) * 1e-9 * columns["tokens"]
+    slower = 1 + ranks / values.get("half_ranks", math.inf)
+    carried = columns["bytes"] * slower / (values.get("link_GBps", math.inf) * 1e9)
+    return np.asarray(start * 1e-6 + roofline(copied, carried, values.get("sharpness", math.inf)))
 
 
 def collective(values: Values, columns: Columns) -> Floats:

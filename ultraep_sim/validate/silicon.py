@@ -2,8 +2,8 @@
 
 Grouped GEMM: the law is fitted to three quarters of the balanced rows of a set (system, model,
 precision, kernel) and predicts the rest, which a hash of the row picks. Rows of skewed loads are
-never fitted: balanced rows alone predict a distribution for each (`silicon_skew`). Attention,
-dispatch, combine and NCCL all-to-all: one fit a system.
+never fitted: balanced rows alone predict a distribution for each (`silicon_skew`). The other
+kernels are in `silicon_kernels`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from ultraep_sim.calibrate.fit import FitResult, Rows, bucket, fit
-from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl
+from ultraep_sim.calibrate.silicon import moe
 from ultraep_sim.calibrate.silicon.profile import RACK_OF
 from ultraep_sim.calibrate.silicon.tables import DISTRIBUTION, VERSION, Table, find_tables
-from ultraep_sim.compute.kernel_laws import attention_core, collective, exchange, grouped_gemm
+from ultraep_sim.compute.kernel_laws import grouped_gemm
 from ultraep_sim.model.hardware import RACKS
-from ultraep_sim.validate import silicon_skew
+from ultraep_sim.validate import silicon_kernels, silicon_skew
 from ultraep_sim.validate.silicon_skew import Judged
 
 Row = dict[str, Any]
@@ -103,16 +103,16 @@ def run(
     for done, system in enumerate(systems):
         if progress is not None:
             progress("other kernels", done, len(systems))
-        for name, measured, found in _other_tables(root, system):
-            rows += _rows(name, measured, found)
-            others.append({"table": name, "system": system, **found.to_dict()})
+        for judged in silicon_kernels.judge(root, system):
+            rows += _rows(judged.table, judged.rows, judged.found, judged.role)
+            others.append({"system": system, **judged.describe()})
     figures = _figures(sets)
     return {
         "rows": rows,
         "positions": positions,
         "sets": sets,
         "others": others,
-        "copies": _copies(root) if {"h100", "h200"} <= set(systems) else [],
+        "copies": silicon_kernels.copies(root) if {"h100", "h200"} <= set(systems) else [],
         "summary": summarise(rows),
         "figures": figures,
         "broken": broken(figures, every=set(systems) == set(RACK_OF))
@@ -159,44 +159,6 @@ def _describe(one: _Set, system: str) -> Row:
     return out
 
 
-def _other_tables(root: Path, system: str) -> list[tuple[str, Rows, FitResult]]:
-    rack = RACKS[RACK_OF[system]]
-    out = []
-    measured = attention.context_rows(root, system)
-    out.append(
-        ("attention", measured, fit(attention_core, attention.parameters(rack.gpu), measured))
-    )
-    newest = alltoall.read_alltoall(root, alltoall.versions(root, system)[-1])
-    for phase in alltoall.PHASES:
-        measured = alltoall.phase_rows(newest, system, phase)
-        out.append((phase, measured, fit(exchange, alltoall.parameters(rack), measured)))
-    measured = nccl.nccl_rows(root, system, "alltoall", rack.domain_size)
-    out.append(("nccl_alltoall", measured, fit(collective, nccl.parameters(rack), measured)))
-    return out
-
-
-def _copies(root: Path) -> list[Row]:
-    """Dispatch tables of H200 that repeat H100's measurements."""
-    theirs = {p.parent.name: p for p in alltoall.versions(root, "h100")}
-    out = []
-    for path in alltoall.versions(root, "h200"):
-        if path.parent.name in theirs:
-            ours = alltoall.read_alltoall(root, path)
-            other = alltoall.read_alltoall(root, theirs[path.parent.name])
-            for nodes in sorted(set(ours.columns["node_num"].tolist())):
-                part = ours.where(node_num=nodes)
-                copied = alltoall.copied_rows(other.where(node_num=nodes), part)
-                out.append(
-                    {
-                        "table": path.relative_to(root).as_posix(),
-                        "nodes": int(nodes),
-                        "rows": len(part),
-                        "copied_from_h100": copied,
-                    }
-                )
-    return out
-
-
 def _row(table: str, case: str, published: float, simulated: float, role: str, source: str) -> Row:
     return {
         "table": table,
@@ -210,11 +172,11 @@ def _row(table: str, case: str, published: float, simulated: float, role: str, s
     }
 
 
-def _rows(table: str, measured: Rows, found: FitResult) -> list[Row]:
+def _rows(table: str, measured: Rows, found: FitResult, role: str = "") -> list[Row]:
     simulated = found.predict(measured.columns).tolist()
     source = measured.sources[0][0]
     return [
-        _row(table, key, one, two, role_of(key), source)
+        _row(table, key, one, two, role or role_of(key), source)
         for key, one, two in zip(measured.keys, measured.seconds.tolist(), simulated, strict=True)
     ]
 

@@ -1,20 +1,28 @@
-"""Attention tables (``context_attention_perf``): causal prefill of whole prompts.
+"""Attention tables (``context_attention_perf``, ``context_mla_perf``): prefill of whole prompts.
 
-A row times `batch_size` prompts of `isl` tokens; ``window_size`` 0 is full attention and ``step``
-the prefix that is cached. ``latency`` is in milliseconds. Key/value caches in fp8 halve the bytes
-of keys and values; arithmetic in fp8 has the fp8 peak.
+A row times `batch_size` prompts of `isl` tokens, causal; ``window_size`` 0 is full attention and
+``step`` the prefix that is cached. ``latency`` is in milliseconds. Key/value caches in fp8 halve
+the bytes of keys and values; arithmetic in fp8 has the fp8 peak. MLA rows time the core alone, on
+expanded keys and values; ``num_heads`` are those of one rank (tensor parallelism took the others).
+``mla_context_module_perf`` times the whole block of a layer, projections and norms included.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ultraep_sim.calibrate.fit import Parameter, Rows
 from ultraep_sim.calibrate.silicon.tables import read_table, table_path
-from ultraep_sim.model.attention import visible_keys
+from ultraep_sim.compute.attention import score_flops
+from ultraep_sim.compute.kernel_laws import QUERY_ROWS
+from ultraep_sim.model.attention import AttentionShape, visible_keys
+from ultraep_sim.model.hardware import GPUS
 from ultraep_sim.model.profiles import GpuProfile
+from ultraep_sim.model.shapes import MODELS
 
 COLUMNS = (
     "batch_size",
@@ -28,9 +36,24 @@ COLUMNS = (
     "step",
     "latency",
 )
+MLA_COLUMNS = (
+    "mla_dtype",
+    "kv_cache_dtype",
+    "num_heads",
+    "batch_size",
+    "isl",
+    "step",
+    "latency",
+)
+BLOCK_COLUMNS = ("model", "gemm_type", *MLA_COLUMNS)
 HEAD_DIM = 128
+#: Whose latent attention the MLA rows have (Kimi-K2's is the same with fewer heads).
+MLA_MODEL = MODELS["deepseek-v3-671b"]
+MLA = MLA_MODEL.attention
 #: Below, a row times a launch, not attention.
 MIN_TOKENS = 256
+#: Below, a block is a chain of launches, which the simulator's law does not have.
+MIN_BLOCK_TOKENS = 1024
 
 
 def context_rows(root: Path, system: str, framework: str = "trtllm") -> Rows:
@@ -54,17 +77,85 @@ def context_rows(root: Path, system: str, framework: str = "trtllm") -> Rows:
         f"{system}/{framework}/{b}x{n}/heads{h}/kv{k}"
         for b, n, h, k in zip(batch, length, heads, shared, strict=True)
     )
-    _, first = np.unique(np.array(keys), return_index=True)
-    rows = Rows(
-        {
-            "flops": 4.0 * batch * heads * HEAD_DIM * visible_keys(0 * length, length),
-            "bytes": 2.0 * batch * length * HEAD_DIM * (2 * heads + 2 * shared),
-            "length": length.astype(np.float64),
-        },
-        c["latency"] * 1e-3,
-        keys,
-        (found.source,),
+    shape = AttentionShape(heads=1, kv_heads=1, head_dim=HEAD_DIM)
+    elements = HEAD_DIM * (2 * heads + 2 * shared)
+    columns = _work(system, shape, batch, length, heads, elements)
+    return _once(Rows(columns, c["latency"] * 1e-3, keys, (found.source,)))
+
+
+def mla_rows(root: Path, system: str, framework: str = "trtllm") -> Rows:
+    """Return bf16 latent attention of the tables, at least `MIN_TOKENS` tokens.
+
+    Raises
+    ------
+    CalibrationError
+        The system has no such table.
+    """
+    path = table_path(root, system, "mla", framework, "context_mla_perf")
+    found = read_table(root, path, MLA_COLUMNS)
+    found = found.where(step=0, mla_dtype="bfloat16", kv_cache_dtype="bfloat16")
+    found = found.mask(found.columns["batch_size"] * found.columns["isl"] >= MIN_TOKENS)
+    c = found.columns
+    batch, length = c["batch_size"].astype(np.int64), c["isl"].astype(np.int64)
+    heads = c["num_heads"]
+    keys = tuple(
+        f"{system}/{framework}/mla/{b}x{n}/heads{h}"
+        for b, n, h in zip(batch, length, heads, strict=True)
     )
+    columns = _work(system, MLA, batch, length, heads, heads * 2 * (MLA.qk_dim + MLA.value_dim))
+    return _once(Rows(columns, c["latency"] * 1e-3, keys, (found.source,)))
+
+
+def mla_block_rows(root: Path, system: str) -> Rows:
+    """Return whole MLA blocks of DeepSeek-V3 in bf16, all heads, at least `MIN_BLOCK_TOKENS`.
+
+    Raises
+    ------
+    CalibrationError
+        The system has no such table.
+    """
+    path = table_path(root, system, "mla", "trtllm", "mla_context_module_perf")
+    found = read_table(root, path, BLOCK_COLUMNS)
+    found = found.where(
+        model="deepseek-ai/DeepSeek-V3",
+        mla_dtype="bfloat16",
+        kv_cache_dtype="bfloat16",
+        gemm_type="bfloat16",
+        num_heads=MLA.heads,
+        step=0,
+    )
+    found = found.mask(found.columns["batch_size"] * found.columns["isl"] >= MIN_BLOCK_TOKENS)
+    c = found.columns
+    keys = tuple(
+        f"{system}/trtllm/mla_block/{b}x{n}" for b, n in zip(c["batch_size"], c["isl"], strict=True)
+    )
+    columns = {"tokens": c["batch_size"] * c["isl"], "length": c["isl"]}
+    return _once(Rows(columns, c["latency"] * 1e-3, keys, (found.source,)))
+
+
+def _work(
+    system: str,
+    shape: AttentionShape,
+    batch: NDArray[Any],
+    length: NDArray[Any],
+    heads: NDArray[Any],
+    elements: NDArray[Any],
+) -> dict[str, NDArray[Any]]:
+    """Columns of `kernel_laws.attention_core`; `elements` of a token are read or written."""
+    of_key = score_flops(shape, 1.0) / shape.heads
+    return {
+        "flops": of_key * batch * heads * visible_keys(0 * length, length),
+        "bytes": 2.0 * batch * length * elements,
+        "length": length.astype(np.float64),
+        "blocks": batch * heads * np.ceil(length / QUERY_ROWS),
+        "longest_flops": of_key * np.minimum(length, QUERY_ROWS) * length,
+        "sms": np.full(len(length), GPUS[system].sms.value),
+    }
+
+
+def _once(rows: Rows) -> Rows:
+    """Drop repeated measurements of a setting."""
+    _, first = np.unique(np.array(rows.keys), return_index=True)
     return rows.take(np.sort(first))
 
 
@@ -77,4 +168,6 @@ def parameters(gpu: GpuProfile) -> list[Parameter]:
         Parameter("hbm_TBps", "TB/s", 0.6 * hbm, 0.1 * hbm, hbm),
         Parameter("ramp_tokens", "1", 300, 1, 5000),
         Parameter("sharpness", "1", 3, 1, 30),
+        Parameter("block_us", "us", 1, 1e-3, 50),
+        Parameter("tail", "1", 0.5, 1e-3, 3),
     ]

@@ -142,9 +142,9 @@ def alpha_of(distribution: str) -> float:
         ) from None
 
 
-def balanced_rows(table: Table, case: Case) -> Rows:
-    """Return the balanced rows of a set with the work of the timed rank."""
-    return combine([_balanced(rows_of(table, case), MODELS[case.model], case)])
+def balanced_rows(table: Table, case: Case, distribution: str = BALANCED) -> Rows:
+    """Return the balanced rows of a set (or what a table calls so) with the timed rank's work."""
+    return combine([_balanced(rows_of(table, case, distribution), MODELS[case.model], case)])
 
 
 def _balanced(found: Table, model: ModelShape, case: Case) -> Rows:

@@ -14,10 +14,19 @@ from typing import Any
 
 from ultraep_sim.calibrate.fit import FitResult, Rows, fit
 from ultraep_sim.calibrate.numbers import banded, number, source, spread, together
-from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl
+from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl, rack_alltoall
 from ultraep_sim.calibrate.silicon.tables import DISTRIBUTION, VERSION
-from ultraep_sim.compute.kernel_laws import attention_core, collective, exchange, grouped_gemm
+from ultraep_sim.compute.attention import score_flops
+from ultraep_sim.compute.kernel_laws import (
+    QUERY_ROWS,
+    attention_core,
+    collective,
+    exchange,
+    grouped_gemm,
+    rack_exchange,
+)
 from ultraep_sim.errors import CalibrationError
+from ultraep_sim.model.attention import AttentionShape, visible_keys
 from ultraep_sim.model.hardware import RACKS
 from ultraep_sim.model.profiles import GpuProfile, RackProfile
 from ultraep_sim.model.provenance import Quantity
@@ -122,7 +131,17 @@ def _jobs(root: Path, system: str, framework: str, base: RackProfile) -> dict[st
         jobs[phase] = (exchange, alltoall.parameters(base), rows)
     rows = nccl.nccl_rows(root, system, "alltoall", base.domain_size)
     jobs["nccl_alltoall"] = (collective, nccl.parameters(base), rows)
+    if rack_alltoall.has_table(root, system):
+        rows = _wide_rows(root, system)
+        jobs["rack_alltoall"] = (rack_exchange, rack_alltoall.parameters(base, plain=True), rows)
     return jobs
+
+
+def _wide_rows(root: Path, system: str) -> Rows:
+    """Dispatch and combine of the faster kernel in wide groups, below each other."""
+    table = rack_alltoall.read_rack_alltoall(root, system)
+    rows = moe.combine(rack_alltoall.set_rows(table, system, n) for n in rack_alltoall.FASTER)
+    return rows.take(rows.columns["ranks"] >= rack_alltoall.WIDE)
 
 
 def _number(found: FitResult, name: str, unit: str, what: str) -> Quantity:
@@ -145,7 +164,7 @@ def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[st
         "hbm_achieved_TBps": _number(bf16, "hbm_TBps", "TB/s", moe_perf),
         "expert_launch_us": _number(bf16, "launch_us", "us", moe_perf),
         "expert_pair_ns": _number(bf16, "pair_ns", "ns", moe_perf),
-        "attention_forward_TFLOPs": _attention(fits["attention"]),
+        "attention_forward_TFLOPs": _attention(fits["attention"], gpu),
     }
     for short in ("fp8", "fp4"):
         found = fits.get(f"grouped_gemm_{short}")
@@ -155,14 +174,25 @@ def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[st
     return out
 
 
-def _attention(found: FitResult) -> Quantity:
-    """Return the rate that prompts of `LENGTH` tokens reach: the simulator's law has no ramp."""
-    reached = 1 / (1 + found.values["ramp_tokens"] / LENGTH)
+def _attention(found: FitResult, gpu: GpuProfile) -> Quantity:
+    """Return the rate that many prompts of `LENGTH` tokens reach: the simulator's law has one.
+
+    Not counted are the launch and the wait for the last block, which few heads alone notice.
+    """
+    of_key = score_flops(AttentionShape(heads=1, kv_heads=1, head_dim=attention.HEAD_DIM), 1.0)
+    flops = of_key * visible_keys(0, LENGTH)
+    math = flops / (found.values["rate_TFLOPs"] * 1e12)
+    ramp = math * found.values["ramp_tokens"] / LENGTH
+    blocks = found.values["block_us"] * 1e-6 * LENGTH / QUERY_ROWS / gpu.sms.value
+    seconds = math + ramp + blocks
+    moved = together(
+        spread(found, "rate_TFLOPs", (math + ramp) / seconds),
+        spread(found, "ramp_tokens", -ramp / seconds),
+        spread(found, "block_us", -blocks / seconds),
+    )
     where = _source(found, f"context_attention_perf at {LENGTH} tokens")
-    slower = spread(found, "ramp_tokens", reached - 1)
-    moved = together(spread(found, "rate_TFLOPs"), slower)
-    rate = banded(found.values["rate_TFLOPs"] * reached, moved, "TFLOP/s", where)
-    most = found.interval("rate_TFLOPs")[1] * reached  # within the datasheet
+    rate = banded(flops / seconds * 1e-12, moved, "TFLOP/s", where)
+    most = found.interval("rate_TFLOPs")[1] * math / seconds  # within the datasheet
     return replace(rate, high=max(rate.value, min(most, rate.high or most)))
 
 
@@ -174,14 +204,22 @@ def _ratio(one: FitResult, other: FitResult, what: str) -> Quantity:
 
 
 def _links(fits: dict[str, FitResult], base: RackProfile) -> dict[str, Quantity]:
-    """Dispatch and combine at the rate of the slower of both, where the table covers the domain."""
-    if base.domain_size > 8:
-        return {}  # the tables stop at one tray; the rack's own figure stands
-    slower = min((fits["dispatch"], fits["combine"]), key=lambda f: f.values["link_GBps"])
-    what = "wideep_deepep_normal_perf"
-    rate = _number(slower, "link_GBps", "GB/s", what)
+    """Rate and floor of dispatch and combine, where a table covers the domain.
+
+    Inside one server those of the slower of both. On an NVL72 of both together, from groups of
+    `rack_alltoall.WIDE` ranks on, in the law of `fabric.alltoall`; a rack without such a table
+    keeps its own figures.
+    """
+    if "rack_alltoall" in fits:
+        found, what = fits["rack_alltoall"], f"{rack_alltoall.NAME} (NVLink one-sided)"
+    elif base.domain_size > 8:
+        return {}
+    else:
+        found = min((fits["dispatch"], fits["combine"]), key=lambda f: f.values["link_GBps"])
+        what = "wideep_deepep_normal_perf"
+    rate = _number(found, "link_GBps", "GB/s", what)
     return {
         "alltoall_forward_GBps": rate,
         "alltoall_backward_GBps": rate,
-        "alltoall_floor_us": _number(slower, "floor_us", "us", what),
+        "alltoall_floor_us": _number(found, "floor_us", "us", what),
     }

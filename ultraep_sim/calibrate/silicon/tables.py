@@ -127,6 +127,11 @@ def table_path(root: Path, system: str, kind: str, framework: str, name: str) ->
     return max(found, key=lambda p: (p.stat().st_size, str(p)))
 
 
+def has_table(root: Path, system: str, kind: str, framework: str, name: str) -> bool:
+    """Tell whether a system has a table, named as in `table_path`: not every system has each."""
+    return any((root / SYSTEMS[system] / kind / framework).glob(f"*/{name}.parquet"))
+
+
 def read_table(root: Path, path: Path, columns: Sequence[str]) -> Table:
     """Read some columns of one table.
 
