@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 
 import ultraep_sim as us
+from ultraep_sim.errors import PlanError
 from ultraep_sim.planning import EPLayout, Plan, StatsBuilder
 
 from .strategies import problems
@@ -70,3 +71,15 @@ def test_two_instances_on_a_rank_do_not_use_the_same_tokens():
     builder.add(plan)
     assert builder.stats.near_sent[0].tolist() == [0, 4]
     assert builder.stats.near_received[0].tolist() == [4, 0]
+
+
+def test_a_rank_with_more_instances_than_it_can_hold_is_refused():
+    """A policy of somebody else's may not write over its neighbour's tiles."""
+    layout = EPLayout(2, 2, 0)
+    loads = np.full((2, 2), 9)
+    plan = Plan(
+        layout, loads, np.array([0, 1, 2]), np.array([0, 0], np.int32),
+        np.array([-1, -1], np.int32), np.array([18, 18]), moves_mains=True,
+    )  # fmt: skip
+    with pytest.raises(PlanError, match="rank computes more instances than mains and slots"):
+        StatsBuilder(1, layout, 128).add(plan)
