@@ -49,7 +49,7 @@ class Spill:
         return sum(len(part) for part in self.parts(self.labels[0], "layer"))
 
     def append(self, label: str, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Add one policy's next records; further axes of an array become lists in a column."""
+        """Add one policy's next records; an array of two axes becomes a column of lists."""
         batch = pa.record_batch({name: _array(values) for name, values in columns.items()})
         self.append_batch(label, batch)
 
@@ -77,7 +77,7 @@ class Spill:
                 yield reader.get_batch(at)
 
     def parts(self, label: str, name: str) -> Iterator[NDArray[Any]]:
-        """Yield one column part by part; lists in it as further axes of an array."""
+        """Yield one column part by part; a column of lists as an array of two axes."""
         for batch in self.batches(label, [name]):
             yield _numpy(batch.column(0))
 
@@ -109,12 +109,11 @@ def _named(label: str, batches: list[pa.RecordBatch]) -> pa.Table:
 def _array(values: NDArray[Any]) -> pa.Array:
     if values.ndim == 1:
         return pa.array(values)
-    inner = _array(values.reshape(-1, *values.shape[2:]))
-    return pa.FixedSizeListArray.from_arrays(inner, values.shape[1])
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def _numpy(column: pa.Array) -> NDArray[Any]:
     if pa.types.is_fixed_size_list(column.type):
-        inner = _numpy(column.flatten())
-        return inner.reshape(len(column), column.type.list_size, *inner.shape[1:])
+        flat = column.flatten().to_numpy()
+        return np.asarray(flat.reshape(len(column), column.type.list_size))
     return np.asarray(column.to_numpy(zero_copy_only=False))
