@@ -39,8 +39,23 @@ def test_balanced_loads_have_the_simulators_time(each):
         hosted=np.array([16]),
         tokens=np.array([0]),
     )
-    tiles = 16 * int(np.ceil(each / 128))
-    ours = expert_forward(SHAPE, GPU, np.array([16 * each]), np.array([tiles]), np.array([16]))
+    tiles = np.full((1, 16), -(-each // 128))
+    ours = expert_forward(SHAPE, GPU, np.array([16 * each]), tiles)
+    assert grouped_gemm(VALUES, columns) == pytest.approx(ours, rel=1e-12)
+
+
+@pytest.mark.parametrize("pairs", [[5000, 100, 1, 0], [129, 128, 3000, 700], [1, 1, 1, 20_000]])
+def test_skewed_loads_have_the_simulators_time(pairs):
+    pairs = np.array([pairs])
+    columns = moe.work(
+        SHAPE,
+        "bfloat16",
+        pairs=pairs,
+        instances=pairs > 0,
+        hosted=np.array([4]),
+        tokens=np.array([0]),
+    )
+    ours = expert_forward(SHAPE, GPU, pairs.sum(axis=1), -(-pairs // 128))
     assert grouped_gemm(VALUES, columns) == pytest.approx(ours, rel=1e-12)
 
 

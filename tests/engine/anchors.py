@@ -62,8 +62,7 @@ def hot_rank(imbalance: float, copies: int = 0) -> LoadStats:
     received[1 : 1 + copies] = 1
     return make_stats(
         pairs=np.rint(pairs),
-        tiles=np.ceil(pairs / 128),
-        instances=np.full(RANKS, 2),
+        tiles=np.repeat(np.ceil(pairs / 2 / 128)[None, :, None], 2, axis=2),
         near_sent=remote,
         near_received=np.rint(pairs * (RANKS - 1) / RANKS),
         copies_sent=sent,

@@ -11,19 +11,25 @@ from ultraep_sim.planning.stats import LoadStats
 from ultraep_sim.policies.base import DecisionPrice, Transport
 
 PER_RANK = (
-    "pairs", "tiles", "instances", "near_sent", "near_received", "far_sent", "far_received",
+    "pairs", "tiles", "near_sent", "near_received", "far_sent", "far_received",
     "copies_sent", "copies_received", "relay_sent", "moved_copies",
     "far_copies_sent", "far_copies_received", "far_relay_sent", "far_relay_received",
 )  # fmt: skip
 
 
 def make_stats(**counts: Any) -> LoadStats:
-    """Build stats of N records on R ranks; a flat list is one record."""
+    """Build stats of N records on R ranks; a flat list is one record.
+
+    ``tiles`` of three axes are those of every instance; else a rank has one instance.
+    """
     given = {name: np.atleast_2d(np.asarray(v)) for name, v in counts.items() if name in PER_RANK}
-    shape = np.broadcast_shapes(*(v.shape for v in given.values()))
+    tiles = given.pop("tiles", np.zeros((1, 1), np.int64))
+    tiles = tiles if tiles.ndim == 3 else tiles[..., None]
+    shape = np.broadcast_shapes(tiles.shape[:2], *(v.shape for v in given.values()))
     arrays = {name: np.zeros(shape, np.int64) for name in PER_RANK}
     for name, values in given.items():
         arrays[name] = np.broadcast_to(values, shape).astype(np.int64)
+    arrays["tiles"] = np.broadcast_to(tiles, (*shape, tiles.shape[2])).astype(np.int32)
     if "relay_sent" not in given:
         arrays["relay_sent"] = arrays["copies_sent"]
     flags = {

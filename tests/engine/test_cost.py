@@ -70,7 +70,7 @@ def test_slopes_are_the_differences_a_layer_shows(options: Any, transport: Any) 
 
     def layer(pairs: int = LOAD, wire: int = LOAD, copies: int = 1) -> Any:
         counts = make_stats(
-            pairs=[pairs], tiles=[pairs // 128], instances=[1],
+            pairs=[pairs], tiles=[pairs // 128],
             near_sent=[wire], near_received=[wire],
             copies_sent=[copies], copies_received=[copies],
         )  # fmt: skip

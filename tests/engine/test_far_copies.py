@@ -29,7 +29,7 @@ def plan_of(hosts: list[int], ranks: int, domain: int, may_cross: bool = True) -
 
 
 def stats_of(*plans: Plan) -> LoadStats:
-    builder = StatsBuilder(len(plans), plans[0].layout.num_ranks, 128)
+    builder = StatsBuilder(len(plans), plans[0].layout, 128)
     for plan in plans:
         builder.add(plan)
     return builder.stats
@@ -49,7 +49,7 @@ def test_copies_across_domains_are_counted_apart() -> None:
 
 
 def test_a_record_leaves_nothing_behind_for_the_next_in_its_place() -> None:
-    builder = StatsBuilder(1, 4, 128)
+    builder = StatsBuilder(1, EPLayout(4, 4, 1, 2), 128)
     builder.add(plan_of([2, 3], 4, 2))
     assert builder.stats.far_copies_sent.any()
     builder.reset()

@@ -48,8 +48,7 @@ OPTIONS = LayerOptions(tokens_per_rank=512, sequence_length=512)
 # Rank 0 is hot; rank 1 is lent one replica of its expert.
 HOT = make_stats(
     pairs=[1500, 1000, 572],
-    tiles=[12, 9, 5],
-    instances=[2, 3, 2],
+    tiles=[[[6, 6, 0], [3, 3, 3], [3, 2, 0]]],
     near_sent=[700, 800, 900],
     near_received=[1200, 800, 400],
     copies_sent=[2, 0, 0],
@@ -152,7 +151,6 @@ def test_migration_is_paid_in_the_records_that_replan_only() -> None:
     stats = make_stats(
         pairs=[[10, 10], [10, 10]],
         tiles=[[1, 1], [1, 1]],
-        instances=[[1, 1], [1, 1]],
         copies_sent=[[1, 0], [1, 0]],
         copies_received=[[0, 1], [0, 1]],
         moved_copies=[[0, 0], [3, 0]],
@@ -167,7 +165,6 @@ def test_relay_needs_the_policy_the_option_and_the_record() -> None:
     stats = make_stats(
         pairs=[[10, 10]] * 2,
         tiles=[[1, 1]] * 2,
-        instances=[[1, 1]] * 2,
         copies_sent=[[9, 0]] * 2,
         copies_received=[[0, 1]] * 2,
         relay_sent=[[3, 3]] * 2,
@@ -231,7 +228,7 @@ def test_shared_experts_may_hide_behind_the_all_to_alls() -> None:
     got = run(options=shared).critical
     assert got["fwd_attention"] == pytest.approx(attention(shared=False))
     # Nothing to hide behind: the shared experts are back on the critical path.
-    alone = make_stats(pairs=[600, 600], tiles=[5, 5], instances=[2, 2])
+    alone = make_stats(pairs=[600, 600], tiles=[[[3, 2], [3, 2]]])
     got = run(stats=alone, options=shared).critical
     assert got["fwd_attention"] == pytest.approx(attention())
     assert got["bwd_attention"] == pytest.approx(attention("backward"))
@@ -268,7 +265,7 @@ def test_each_dtype_speeds_up_its_own_phases(change: dict[str, str], phases: set
 
 def test_records_do_not_touch_each_other() -> None:
     cold = make_stats(
-        pairs=[100, 90, 80], tiles=[1, 1, 1], instances=[1, 1, 1],
+        pairs=[100, 90, 80], tiles=[[[0, 0, 1]] * 3],
         near_sent=[50, 50, 50], near_received=[40, 60, 50],
     )  # fmt: skip
     both = replace(

@@ -1,6 +1,7 @@
 """Monotonicity: more bandwidth is never slower, more load never faster (closed-form path)."""
 
 from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,16 @@ def stats(draw: Any) -> LoadStats:
     ranks = draw(st.integers(1, 4))
     counts = {}
     for name in PER_RANK:
-        top = 8 if "copies" in name or name in ("instances", "relay_sent") else 30_000
+        top = 8 if "copies" in name or name == "relay_sent" else 30_000
         counts[name] = draw(st.lists(st.integers(0, top), min_size=ranks, max_size=ranks))
-    counts["tiles"] = [-(-p // 128) for p in counts["pairs"]]
+    counts["tiles"] = [[_tiles(draw, p) for p in counts["pairs"]]]
     return make_stats(**counts, relayed=draw(st.booleans()))
+
+
+def _tiles(draw: Any, pairs: int) -> list[int]:
+    """Split the pairs of a rank over three instances."""
+    ends = sorted(draw(st.integers(0, pairs)) for _ in range(2))
+    return [-(-(b - a) // 128) for a, b in pairwise([0, *ends, pairs])]
 
 
 prices = st.builds(

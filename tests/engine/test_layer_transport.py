@@ -72,7 +72,7 @@ def test_broadcast_carries_one_copy_and_one_gradient_a_port() -> None:
     """One expert of rank 0 on all of 40 ranks, then a second one, of rank 1."""
     one = {"copies_sent": [39] + [0] * 39, "copies_received": [0] + [1] * 39}
     two = {"copies_sent": [39, 39] + [0] * 38, "copies_received": [1, 1] + [2] * 38}
-    common = {"pairs": [10] * 40, "tiles": [1] * 40, "instances": [1] * 40}
+    common = {"pairs": [10] * 40, "tiles": [1] * 40}
     price = replace(STREAM, transport="broadcast")
     for counts, copies in ((one, 1), (two, 2)):
         got = run(stats=make_stats(**common, **counts), price=price)

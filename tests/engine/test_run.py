@@ -178,7 +178,7 @@ def test_a_million_tokens_a_rank_do_not_overflow():
     mean = 8_000_000
     hot = 40 * mean
     pairs = [hot] + [(64 * mean - hot) // 63] * 63
-    stats = make_stats(pairs=pairs, tiles=1, instances=1)
+    stats = make_stats(pairs=pairs, tiles=1)
     times = layer_times(SHAPE, RACK, stats, make_price(), OPTIONS)
     at = np.zeros(1, np.int64)
     chunk = Chunk("hot", at, at, at, np.ones(1, np.bool_), np.ones(1), stats)

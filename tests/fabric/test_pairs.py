@@ -71,7 +71,7 @@ def test_the_matrix_agrees_with_the_plan_and_its_statistics(policy, problem):
     matrix = pair_matrix(plan)
     assert matrix.sum(axis=1).tolist() == plan.loads.sum(axis=1).tolist()
     assert matrix.sum(axis=0).tolist() == plan.rank_loads.tolist()
-    builder = StatsBuilder(1, layout.num_ranks, 128)
+    builder = StatsBuilder(1, layout, 128)
     builder.add(plan)
     found = sides(matrix, layout)
     if plan.locality:  # without it the statistics of one domain round local shares

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 
 import ultraep_sim as us
+from ultraep_sim.errors import PlanError
 from ultraep_sim.planning import EPLayout, Plan, StatsBuilder
 
 from .strategies import problems
@@ -32,7 +33,7 @@ def test_counts_agree_with_the_plan(policy, problem):
     if loads.shape[0] != layout.num_ranks:
         loads = np.repeat(loads, layout.num_ranks, axis=0)
     plan = us.plan(loads, layout, policy=policy)
-    builder = StatsBuilder(2, layout.num_ranks, tile_rows=128)
+    builder = StatsBuilder(2, layout, tile_rows=128)
     for _ in range(2):  # the second record must not see the first
         builder.add(plan)
     stats = builder.stats
@@ -51,12 +52,10 @@ def test_counts_agree_with_the_plan(policy, problem):
         assert stats.copies_sent[n].tolist() == plan.sends_per_rank.tolist()
         assert stats.copies_received[n].tolist() == plan.receives_per_rank.tolist()
         assert stats.relay_sent[n].sum() == plan.num_replicas
-        active = plan.quota > 0
-        tiles = np.bincount(
-            plan.rank[active], -(-plan.quota[active] // 128), minlength=layout.num_ranks
-        )
-        assert stats.tiles[n].tolist() == tiles.tolist()
-        assert stats.instances[n].sum() == active.sum()
+        for r in range(layout.num_ranks):
+            quota = plan.quota[(plan.rank == r) & (plan.quota > 0)]
+            empty = [0] * (layout.instances_per_rank - len(quota))
+            assert stats.tiles[n, r].tolist() == [*(-(-quota // 128)).tolist(), *empty]
 
 
 def test_two_instances_on_a_rank_do_not_use_the_same_tokens():
@@ -68,7 +67,19 @@ def test_two_instances_on_a_rank_do_not_use_the_same_tokens():
         np.array([-1, 0, -1], np.int32), np.array([5, 5, 2]), moves_mains=True,
     )  # fmt: skip
     plan.validate(loads)
-    builder = StatsBuilder(1, 2, 128)
+    builder = StatsBuilder(1, layout, 128)
     builder.add(plan)
     assert builder.stats.near_sent[0].tolist() == [0, 4]
     assert builder.stats.near_received[0].tolist() == [4, 0]
+
+
+def test_a_rank_with_more_instances_than_it_can_hold_is_refused():
+    """A policy of somebody else's may not write over its neighbour's tiles."""
+    layout = EPLayout(2, 2, 0)
+    loads = np.full((2, 2), 9)
+    plan = Plan(
+        layout, loads, np.array([0, 1, 2]), np.array([0, 0], np.int32),
+        np.array([-1, -1], np.int32), np.array([18, 18]), moves_mains=True,
+    )  # fmt: skip
+    with pytest.raises(PlanError, match="rank computes more instances than mains and slots"):
+        StatsBuilder(1, layout, 128).add(plan)

@@ -2,9 +2,13 @@
 
 The law (fitted to public kernel tables, see `model.hardware`)::
 
-    t = t0 + max(weight bytes touched / HBM bandwidth, tiles x tile rows x 6 H I / P) + c x pairs
+    t = t0 + sum over instances of max(weight bytes / HBM bandwidth,
+                                       tiles x tile rows x 6 H I / P) + c x pairs
 
-with tiles counted per instance. A rank without pairs launches nothing and takes no time.
+The maximum belongs to the instance: a hot expert is bound by arithmetic while a cold one of the
+same rank waits for its weights (docs/silicon.md, "Skewed loads"). Where all instances of a rank
+are alike it is the maximum of the rank's sums, and never less. A rank without pairs launches
+nothing and takes no time.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from ultraep_sim.model.dtypes import GRADIENT_BYTES
@@ -30,7 +35,6 @@ def expert_forward(
     gpu: GpuProfile,
     pairs: Counts,
     tiles: Counts,
-    instances: Counts,
     *,
     dtype: str = "bf16",
     tile_rows: int = 128,
@@ -41,8 +45,10 @@ def expert_forward(
     ----------
     shape, gpu : ModelShape, GpuProfile
         What runs on what.
-    pairs, tiles, instances : integer ndarray, any shape
-        Pairs of a rank; sum over its instances of ceil(quota / tile_rows); instances with a quota.
+    pairs : integer ndarray, any shape
+        Pairs of a rank.
+    tiles : integer ndarray, the shape of ``pairs`` and one axis more
+        Tiles of each of its instances, ceil(quota / tile_rows); zero where there is none.
     dtype : {"bf16", "fp8", "fp4"}
         Format of weights and arithmetic.
     tile_rows : int
@@ -50,7 +56,7 @@ def expert_forward(
 
     Returns
     -------
-    ndarray of float64, same shape
+    ndarray of float64, the shape of ``pairs``
         Seconds.
 
     Raises
@@ -58,9 +64,8 @@ def expert_forward(
     ProfileError
         The GPU lacks the format.
     """
-    flops = tiles * (float(tile_rows) * shape.flops_per_pair)
-    weights = instances * shape.expert_bytes(dtype)
-    busy = np.maximum(weights / gpu.memory_rate, flops / gpu.rate("expert", "forward", dtype))
+    tile_s = _tile_flops(shape, tile_rows) / gpu.rate("expert", "forward", dtype)
+    busy = _rooflines(tiles, shape.expert_bytes(dtype) / gpu.memory_rate, tile_s)
     return _with_floor(shape, gpu, pairs, busy, launches=1)
 
 
@@ -69,7 +74,6 @@ def expert_backward(
     gpu: GpuProfile,
     pairs: Counts,
     tiles: Counts,
-    instances: Counts,
     *,
     dtype: str = "bf16",
     tile_rows: int = 128,
@@ -79,13 +83,32 @@ def expert_backward(
     Each half does the forward's arithmetic. Dgrad reads the weights; wgrad reads and writes the
     fp32 gradient of every expert it touches. Parameters as in `expert_forward`.
     """
-    math = tiles * (float(tile_rows) * shape.flops_per_pair)
-    math = math / gpu.rate("expert", "backward", dtype)
-    weights = instances * shape.expert_bytes(dtype)
-    gradients = instances * (2 * GRADIENT_BYTES * shape.expert_params)
-    dgrad = np.maximum(weights / gpu.memory_rate, math)
-    wgrad = np.maximum(gradients / gpu.memory_rate, math)
+    tile_s = _tile_flops(shape, tile_rows) / gpu.rate("expert", "backward", dtype)
+    dgrad = _rooflines(tiles, shape.expert_bytes(dtype) / gpu.memory_rate, tile_s)
+    gradient = 2 * GRADIENT_BYTES * shape.expert_params
+    wgrad = _rooflines(tiles, gradient / gpu.memory_rate, tile_s)
     return _with_floor(shape, gpu, pairs, dgrad + wgrad, launches=2)
+
+
+def _tile_flops(shape: ModelShape, tile_rows: int) -> float:
+    return float(tile_rows) * shape.flops_per_pair
+
+
+def _rooflines(tiles: Counts, memory_s: float, tile_s: float) -> Seconds:
+    """Sum max(memory, tiles x tile) over the instances of every rank."""
+    *ranks, instances = tiles.shape
+    found: Seconds = _sum_rooflines(tiles.reshape(-1, instances), memory_s, tile_s)
+    return found.reshape(ranks)
+
+
+@njit(cache=True)
+def _sum_rooflines(tiles, memory_s, tile_s):  # type: ignore[no-untyped-def]  # numba kernel
+    out = np.zeros(tiles.shape[0])
+    for rank in range(tiles.shape[0]):
+        for i in range(tiles.shape[1]):
+            if tiles[rank, i] > 0:
+                out[rank] += max(memory_s, tiles[rank, i] * tile_s)
+    return out
 
 
 def _with_floor(

@@ -2,7 +2,7 @@
 
 Every law takes its parameters by name (units stand in the names) and columns of rows, and returns
 seconds: what `ultraep_sim.calibrate.fit` wants. The simulator's own laws (`compute.gemm`,
-`compute.attention`, `fabric.alltoall`) are their limits for a sharp roofline.
+`compute.attention`, `fabric.alltoall`) are their limits for a sharp roofline and whole tiles.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def grouped_gemm(values: Values, columns: Columns) -> Floats:
 
     ``t0 + sum over instances of roofline(weights / B, padded rows x 6 H I / P) + c x pairs
     + d x tokens``. The sum is over instances because a hot expert is bound by arithmetic while a
-    cold one of the same rank waits for its weights: on balanced loads it is the law of
-    `compute.gemm`, on skewed ones it is slower.
+    cold one of the same rank waits for its weights. Sharp, with whole tiles and nothing by token or
+    expert it is the law of `compute.gemm`.
 
     Parameters
     ----------

@@ -90,15 +90,15 @@ def _column(count: int) -> NDArray[np.int64]:
 def _pair(
     shape: ModelShape, rack: RackProfile, options: LayerOptions, direction: Direction
 ) -> float:
-    """Seconds of expert compute per pair around the balanced load."""
+    """Seconds of expert compute per pair of one expert, around the balanced load of a rank."""
     law = expert_forward if direction == "forward" else expert_backward
     load = options.tokens_per_rank * shape.top_k
     rows = options.tile_rows
 
     def seconds(pairs: int) -> float:
-        tiles = _column(-(-pairs // rows))
+        tiles = _column(-(-pairs // rows))[..., None]
         found = law(
-            shape, rack.gpu, _column(pairs), tiles, _column(1),
+            shape, rack.gpu, _column(pairs), tiles,
             dtype=options.weight_dtype, tile_rows=rows,
         )  # fmt: skip
         return float(found[0, 0])

@@ -203,7 +203,6 @@ class _Phases:
             self.rack.gpu,
             s.pairs,
             s.tiles,
-            s.instances,
             dtype=options.weight_dtype,
             tile_rows=options.tile_rows,
         )

@@ -92,7 +92,7 @@ class PolicyReplay:
         self._top_k = top_k
         self._per_replica = per_replica
         self._previous: dict[tuple[int, int], NDArray[np.int64]] = {}
-        self.builder = StatsBuilder(capacity, policy.layout.num_ranks, tile_rows, any_tree=any_tree)
+        self.builder = StatsBuilder(capacity, policy.layout, tile_rows, any_tree=any_tree)
         self.warm = np.zeros(capacity, np.bool_)
         self._states: dict[int, PolicyState] = {}
         self._below: tuple[tuple[int, int, int], NDArray[np.int64]] | None = None

@@ -72,8 +72,8 @@ class Replayed:
         if self.scenario.training is None:
             return {}
         return {
-            item.label: LoadStats(
-                **{
+            item.label: _unflattened(
+                {
                     f.name: self.records.column(counts_of(item.label), f.name)
                     for f in fields(LoadStats)
                 }
@@ -182,7 +182,7 @@ def replay_into(
         records.append(label, columns)
         if scenario.training is not None:
             packed = chunk.stats.packed()
-            counts = {f.name: getattr(packed, f.name) for f in fields(LoadStats)}
+            counts = _flattened(packed)
             where = {name: columns[name] for name in ("step", "micro_batch", "layer")}
             records.append(counts_of(label), where | counts)
 
@@ -218,6 +218,21 @@ def replay_share(scenario: Scenario, share: Share, folder: Path) -> int:
 def counts_of(label: str) -> str:
     """Name the table of a policy's counts, which only iterations need."""
     return f"{label}\0counts"
+
+
+def _flattened(stats: LoadStats) -> dict[str, NDArray[Any]]:
+    """Return the columns by name; those of the tiles run over ranks and instances.
+
+    Lists of lists would be clearer, but `pyarrow.Table.take` gives wrong rows of a slice of them.
+    """
+    columns = {f.name: getattr(stats, f.name) for f in fields(LoadStats)}
+    return columns | {"tiles": stats.tiles.reshape(len(stats.tiles), -1)}
+
+
+def _unflattened(columns: dict[str, NDArray[Any]]) -> LoadStats:
+    """Return the counts whose columns `_flattened` gave."""
+    tiles = columns["tiles"].reshape(*columns["pairs"].shape, -1)
+    return LoadStats(**columns | {"tiles": tiles})
 
 
 @contextmanager

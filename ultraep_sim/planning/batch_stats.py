@@ -55,7 +55,7 @@ def fill_stats(
         As in `StatsBuilder`.
     """
     for name in (
-        "pairs", "tiles", "instances", "near_received", "far_sent", "far_received",
+        "pairs", "tiles", "near_received", "far_sent", "far_received",
         "copies_received", "moved_copies",
         "far_copies_sent", "far_copies_received", "far_relay_sent", "far_relay_received",
     ):  # fmt: skip
@@ -68,7 +68,7 @@ def fill_stats(
     _fill(
         loads, totals, parts, layout.home, layout.domain, layout.num_domains > 1, tile_rows,
         any_tree, replicas.opened, replicas.expert, replicas.rank, replicas.quota,
-        out.pairs, out.tiles, out.instances,
+        out.pairs, out.tiles,
         out.near_sent, out.near_received, out.far_sent, out.far_received,
         out.copies_sent, out.copies_received, out.relay_sent, out.relayed, out.max_fanout,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def _margins(loads, totals, sums):  # type: ignore[no-untyped-def]  # numba kern
 @njit(cache=True, parallel=True, nogil=True)
 def _fill(  # type: ignore[no-untyped-def]  # numba kernel: shapes in fill_stats and LoadStats
     loads, totals, parts, home, domain, several, tile_rows, any_tree, count, expert, rank, quota,
-    pairs, tiles, instances, near_sent, near_received, far_sent, far_received,
+    pairs, tiles, near_sent, near_received, far_sent, far_received,
     copies_sent, copies_received, relay_sent, relayed, max_fanout,
 ):  # fmt: skip
     records, sources, experts = loads.shape
@@ -115,7 +115,7 @@ def _fill(  # type: ignore[no-untyped-def]  # numba kernel: shapes in fill_stats
                 used, offsets, host, slot, take,
             )  # fmt: skip
             at, amount = host[:end], take[:end]
-            compute_side(at, amount, tile_rows, pairs[n], tiles[n], instances[n])
+            compute_side(at, amount, tile_rows, pairs[n], tiles[n])
             if several:
                 split[:, :end] = 0
                 split_into(loads[n], offsets, at, amount, True, split)

@@ -101,6 +101,11 @@ class EPLayout:
         """Main experts of each rank, int64 [num_ranks]."""
         return np.bincount(self.home, minlength=self.num_ranks)
 
+    @property
+    def instances_per_rank(self) -> int:
+        """Instances a rank can hold: the most mains of any rank, and its slots."""
+        return int(self.mains_per_rank.max()) + self.slots_per_rank
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EPLayout):
             return NotImplemented

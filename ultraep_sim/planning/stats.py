@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ..errors import PlanError
 from .layout import EPLayout
 from .plan import Plan
 from .relay import fill_candidate, fill_relay
@@ -24,10 +25,10 @@ class LoadStats:
     ----------
     pairs : [N, R]
         Pairs each rank computes after reroute.
-    tiles : [N, R]
-        Sum over its instances of ceil(quota / tile rows).
-    instances : [N, R]
-        Instances with a quota above zero: their weights are read.
+    tiles : int32 [N, R, I]
+        ceil(quota / tile rows) of every instance with a quota above zero (their weights are read),
+        in the order of experts; zero where a rank has fewer. A sum over instances does not tell
+        how long they take: each waits for its own weights.
     near_sent, near_received : [N, R]
         Pairs that leave or reach a rank at dispatch inside its scale-up domain; distinct
         (token, rank) visits where the all-to-all de-duplicates (`StatsBuilder.scale_wire`).
@@ -51,8 +52,7 @@ class LoadStats:
     """
 
     pairs: NDArray[np.int64]
-    tiles: NDArray[np.int64]
-    instances: NDArray[np.int64]
+    tiles: NDArray[np.int32]
     near_sent: NDArray[np.int64]
     near_received: NDArray[np.int64]
     far_sent: NDArray[np.int64]
@@ -106,7 +106,8 @@ class StatsBuilder:
     ----------
     capacity : int
         Records it can hold.
-    num_ranks : int
+    layout : EPLayout
+        Its ranks, and the instances each can hold.
     tile_rows : int
         Rows of a GEMM tile.
     any_tree : bool
@@ -115,17 +116,19 @@ class StatsBuilder:
     """
 
     def __init__(
-        self, capacity: int, num_ranks: int, tile_rows: int, *, any_tree: bool = False
+        self, capacity: int, layout: EPLayout, tile_rows: int, *, any_tree: bool = False
     ) -> None:
         self._tile_rows = tile_rows
         self._any_tree = any_tree
         per_rank = {
-            f.name: np.zeros((capacity, num_ranks), np.int64)
+            f.name: np.zeros((capacity, layout.num_ranks), np.int64)
             for f in fields(LoadStats)
-            if f.name not in ("relayed", "crosses", "replicas", "max_fanout")
+            if f.name not in ("tiles", "relayed", "crosses", "replicas", "max_fanout")
         }
+        most = (capacity, layout.num_ranks, layout.instances_per_rank)
         self._stats = LoadStats(
             **per_rank,
+            tiles=np.zeros(most, np.int32),
             relayed=np.zeros(capacity, np.bool_),
             crosses=np.zeros(capacity, np.bool_),
             replicas=np.zeros(capacity, np.int64),
@@ -165,15 +168,19 @@ class StatsBuilder:
             Its loads must have one row a rank.
         moved : ndarray of int64, shape [ranks], optional
             Expert weights each rank received for a new placement.
+
+        Raises
+        ------
+        PlanError
+            A rank computes more instances than it has room for.
         """
         n, out = self._count, self._stats
-        for name in ("pairs", "tiles", "instances", "near_received", "far_received"):
+        for name in ("pairs", "tiles", "near_received", "far_received"):
             getattr(out, name)[n] = 0
         layout = plan.layout
         rank, offsets = plan.rank, plan.offsets
-        compute_side(
-            rank, plan.quota, self._tile_rows, out.pairs[n], out.tiles[n], out.instances[n]
-        )
+        if not compute_side(rank, plan.quota, self._tile_rows, out.pairs[n], out.tiles[n]):
+            raise PlanError("invariant 2: a rank computes more instances than mains and slots")
         if layout.num_domains == 1:
             out.near_sent[n] = plan.loads.sum(axis=1)
             one_domain(
@@ -276,13 +283,18 @@ def _far(
 
 
 @njit(cache=True)
-def compute_side(rank, quota, tile_rows, pairs, tiles, instances):  # type: ignore[no-untyped-def]
-    """Add up pairs, tiles and instances of every rank."""
+def compute_side(rank, quota, tile_rows, pairs, tiles):  # type: ignore[no-untyped-def]
+    """Add up the pairs of every rank and list the tiles of its instances; False: no room."""
+    held = np.zeros(pairs.shape[0], np.int32)
     for i in range(rank.shape[0]):
         if quota[i] > 0:
-            pairs[rank[i]] += quota[i]
-            tiles[rank[i]] += (quota[i] + tile_rows - 1) // tile_rows
-            instances[rank[i]] += 1
+            r = rank[i]
+            if held[r] == tiles.shape[1]:
+                return False
+            pairs[r] += quota[i]
+            tiles[r, held[r]] = (quota[i] + tile_rows - 1) // tile_rows
+            held[r] += 1
+    return True
 
 
 @njit(cache=True)

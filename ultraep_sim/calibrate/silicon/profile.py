@@ -1,8 +1,9 @@
 """A hardware profile from the kernel tables of one system.
 
-The grouped GEMM is fitted in the simulator's own law (`compute.gemm`: a sharp roofline, whole
-tiles), pooled over the models, so that the numbers mean in a run what they meant in the fit. What
-the tables cannot tell (backward rates, NICs, weight streaming) keeps its value and provenance.
+The grouped GEMM is fitted in the simulator's own law (`compute.gemm`: a sharp roofline of every
+instance, whole tiles), pooled over the models, so that the numbers mean in a run what they meant
+in the fit. What the tables cannot tell (backward rates, NICs, weight streaming) keeps its value and
+provenance.
 """
 
 from __future__ import annotations
