@@ -35,7 +35,7 @@ SPARSE = ROOT / "docs" / "serving_sparse.csv"
 LENGTHS = ROOT / "docs" / "serving_lengths.csv"
 SPARSE_SCENARIO = ROOT / "scenarios" / "serving-sparse-attention.yaml"
 
-#: Stored numbers have four decimals, and rates are rounded with them.
+#: Stored numbers have four decimals.
 SAME_IMBALANCE = 5e-4
 
 LENGTH_COLUMNS = (

@@ -116,13 +116,15 @@ def store(rows: Iterable[Row], path: Path = SIMULATED) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
-            writer.writerow(_written(row.get(name)) for name in COLUMNS)
+            writer.writerow(_written(name, row.get(name)) for name in COLUMNS)
 
 
-def _written(value: Any) -> str:
+def _written(name: str, value: Any) -> str:
+    """Write four decimals, but all of a rate: a run flips where one of its digits is cut."""
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    whole = name == "rate_per_s" or not isinstance(value, float)
+    return str(value) if whole else f"{value:.4f}"
 
 
 def simulated(path: Path = SIMULATED) -> list[Row]:
