@@ -102,14 +102,18 @@ def rows_of(table: Table, case: Case, distribution: str = BALANCED) -> Table:
 
 
 def _of_model(table: Table, model: ModelShape) -> Table:
-    ours = table.where(
+    ours = of_shape(table, model).where(moe_tp_size=1)
+    return ours.mask(ours.columns["moe_ep_size"] * MIN_EXPERTS <= model.num_experts)
+
+
+def of_shape(table: Table, model: ModelShape) -> Table:
+    """Return the rows of a model's experts."""
+    return table.where(
         hidden_size=model.hidden,
         inter_size=model.expert_ffn,
         topk=model.top_k,
         num_experts=model.num_experts,
-        moe_tp_size=1,
     )
-    return ours.mask(ours.columns["moe_ep_size"] * MIN_EXPERTS <= model.num_experts)
 
 
 def _latest(table: Table) -> Table:

@@ -70,12 +70,7 @@ def cases(table: Table, system: str) -> list[moe.Case]:
 
 
 def _of_model(table: Table, model: ModelShape) -> Table:
-    ours = table.where(
-        hidden_size=model.hidden,
-        inter_size=model.expert_ffn,
-        topk=model.top_k,
-        num_experts=model.num_experts,
-    )
+    ours = moe.of_shape(table, model)
     return ours.mask(ours.columns["moe_ep_size"] * moe.MIN_EXPERTS <= ours.columns["num_slots"])
 
 
