@@ -1,8 +1,9 @@
 """Measured on GPUs beside predicted: the held-out cases of ``hw_runtime`` bench files.
 
-Each file is one machine. The laws are those of `calibrate.bench`, which a profile of the machine
-would hold. A law is fitted to a part of its rows and predicts the others (a hash of what was timed
-picks them); besides, the grouped product that balanced rows fitted predicts what it never saw:
+Each file is one machine. The laws are those of `calibrate.bench`, bounded by the datasheet of the
+GPU where it is one of ours; a profile holds the same, fitted to more rows. A law is fitted to two
+thirds of its rows and predicts the others (a hash of what was timed picks them); besides, the
+grouped product that balanced rows fitted predicts what it never saw:
 
 - ``gemm_DTYPE, skewed``: the same product under skewed loads, instance by instance;
 - ``block``: the busiest rank of an MoE block, its mains one call and its slots another.
@@ -13,13 +14,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..calibrate.bench.document import Document, read_document
-from ..calibrate.bench.fits import gemm_columns, jobs
-from ..calibrate.fit import FitResult, Floats, fit, is_held_out
+from ..calibrate.bench.fits import gemm_columns, jobs, product_rows
+from ..calibrate.bench.profile import gpu_of
+from ..calibrate.fit import FitResult, Floats, is_held_out
 from ..errors import CalibrationError, InputError
 from .rows import Row, make_row
 
@@ -89,15 +90,15 @@ def judge(document: Document, name: str) -> tuple[list[Row], list[str]]:
     gaps: list[str] = []
     fits: dict[str, FitResult] = {}
     told = f"measured on {document.title}; held out"
-    for law_name, (law, parameters, timed) in jobs(document, None):
+    for law_name, job in jobs(document, gpu_of(document)):
         if law_name == "block_rank":
             continue  # predicted from the products, below
         try:
-            found = fits[law_name] = fit(law, parameters, timed, held_out=HELD_OUT)
+            found = fits[law_name] = job.fit(HELD_OUT)
         except CalibrationError as error:
             gaps.append(f"{name}: {law_name}: {error}")
             continue
-        held = timed.take(is_held_out(timed.keys, HELD_OUT))
+        held = job.rows.take(is_held_out(job.rows.keys, HELD_OUT))
         cases = [f"{name}/{law_name}/{key}" for key in held.keys]
         rows += _rows(cases, held.seconds, found.predict(held.columns), told)
     rows += _skewed(document, fits, name, told)
@@ -119,9 +120,8 @@ def _skewed(document: Document, fits: Fits, name: str, told: str) -> Iterator[Ro
         rows = document.of("gemm", distribution="skewed", dtype=dtype)
         if not rows:
             continue
-        pairs = [document.pairs(row, "expert_pairs")[0] for row in rows]
-        timed = document.timed(rows, "hidden", "ffn")
-        predicted = fits[law_name].predict(gemm_columns(rows, pairs, dtype))
+        timed = product_rows(document, rows, dtype)
+        predicted = fits[law_name].predict(timed.columns)
         cases = [f"{name}/{law_name}, skewed/{key}" for key in timed.keys]
         yield from _rows(cases, timed.seconds, predicted, told)
 
@@ -133,17 +133,9 @@ def _blocks(document: Document, fits: Fits, name: str, told: str, gaps: list[str
             gaps.append(f"{name}: block, {row.get('policy')}: no products of its format are fitted")
             continue
         timed = document.timed([row], "hidden", "ffn")
-        predicted = _ranks(document, row, found).max(keepdims=True)
+        calls = document.calls(row)  # one for the mains of a rank, and one for its slots
+        hidden, ffn = (timed.columns[k].repeat(len(calls[0])) for k in ("hidden", "ffn"))
+        each = [found.predict(gemm_columns(hidden, ffn, one, row["dtype"])) for one in calls]
+        predicted = np.sum(each, axis=0).max(keepdims=True)
         case = f"{name}/block/{row.get('policy')}/{row.get('ranks')} ranks/busiest"
         yield from _rows([case], timed.seconds, predicted, told)
-
-
-def _ranks(document: Document, row: Mapping[str, Any], product: FitResult) -> Floats:
-    """Seconds of every rank: a call for its mains, and one for its slots where it has some."""
-    held = document.pairs(row, "instance_pairs")
-    slots = int(row.get("slots") or 0)
-    calls = [[one[: len(one) - slots] for one in held]]
-    if slots:
-        calls.append([one[len(one) - slots :] for one in held])
-    columns = [gemm_columns([row] * len(held), call, str(row["dtype"])) for call in calls]
-    return np.asarray(np.sum([product.predict(one) for one in columns], axis=0))

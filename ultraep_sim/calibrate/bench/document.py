@@ -78,29 +78,59 @@ class Document:
         seconds = np.array([self._number(row["time"], "median_us", row) for row in rows]) * 1e-6
         return Rows(columns, seconds, tuple(_key(row) for row in rows), (self.source,))
 
-    def pairs(self, row: Mapping[str, Any], name: str) -> list[list[int]]:
-        """Return the loads of instances: a list for each rank, or one where there are no ranks.
+    def expert_pairs(self, row: Mapping[str, Any]) -> list[int]:
+        """Return the pairs of every expert of a grouped product.
 
         Raises
         ------
         CalibrationError
-            They are missing, or no counts.
+            They are no counts, of another number of experts, or all zero.
         """
-        value = row.get(name)
-        flat = isinstance(value, list) and not any(isinstance(one, list) for one in value)
-        lists = [value] if flat else value
-        if not isinstance(lists, list) or not lists or not all(map(_are_counts, lists)):
-            raise CalibrationError(
-                "not the loads of instances", file=self.source[0], place=f"{row['place']}.{name}",
-                value=value, remedy=_AGAIN,
-            )  # fmt: skip
-        return lists
+        pairs: Any = row.get("expert_pairs")
+        if not _are_counts(pairs) or len(pairs) != row.get("experts") or not any(pairs):
+            raise self._error(row, "expert_pairs", "not the pairs of every expert", pairs)
+        return list(pairs)
+
+    def calls(self, row: Mapping[str, Any]) -> list[list[list[int]]]:
+        """Return the pairs of a block by call, rank and instance: mains, then slots if any.
+
+        Raises
+        ------
+        CalibrationError
+            They are no counts, of another number of ranks, or fewer than the slots.
+        """
+        held, slots = row.get("instance_pairs"), row.get("slots")
+        if type(slots) is not int or slots < 0:
+            raise self._error(row, "slots", "not a number of slots", slots)
+        lists = held if isinstance(held, list) and len(held) == row.get("ranks") else []
+        if not lists or not all(_are_counts(one) and len(one) > slots for one in lists):
+            raise self._error(row, "instance_pairs", "not the pairs of every instance", held)
+        mains = [one[: len(one) - slots] for one in lists]
+        return [mains, [one[len(one) - slots :] for one in lists]] if slots else [mains]
+
+    def rank_seconds(self, row: Mapping[str, Any]) -> list[float]:
+        """Return the time of every rank of a block.
+
+        Raises
+        ------
+        CalibrationError
+            They are of another number of ranks, or not times.
+        """
+        found = row.get("rank_us")
+        lists = isinstance(found, list) and len(found) == row.get("ranks")
+        if not lists or not all(_is_number(us) and us >= 0 for us in found or ()):
+            raise self._error(row, "rank_us", "not a time of every rank", found)
+        return [float(us) * 1e-6 for us in found or ()]
+
+    def _error(self, row: Mapping[str, Any], name: str, what: str, value: Any) -> CalibrationError:
+        return CalibrationError(
+            what, file=self.source[0], place=f"{row['place']}.{name}", value=value, remedy=_AGAIN
+        )
 
     def _number(self, values: Any, name: str, row: Mapping[str, Any] | None = None) -> float:
         place = f"{(row or values)['place']}.{name}"
         value = values.get(name) if isinstance(values, Mapping) else None
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not good or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type,operator]  # good tells
+        if not _is_number(value) or value <= 0:  # type: ignore[operator]  # it is a number
             raise CalibrationError(
                 "not a positive number",
                 file=self.source[0],
@@ -158,6 +188,11 @@ def read_document(path: str | Path) -> Document:
         rows=tuple({**row, "place": f"rows[{at}]"} for at, row in enumerate(rows)),
         source=(file.name, hashlib.sha256(content).hexdigest()),
     )
+
+
+def _is_number(value: Any) -> bool:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    return good and math.isfinite(value)
 
 
 def _are_counts(value: Any) -> bool:

@@ -6,20 +6,42 @@ bytes that memory moved, and named after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ultraep_sim.calibrate.bench.document import Document
-from ultraep_sim.calibrate.fit import Columns, FitResult, Law, Parameter, Rows, fit
+from ultraep_sim.calibrate.fit import Columns, FitResult, Law, Parameter, Rows, fit, is_held_out
 from ultraep_sim.calibrate.runlog.log import Floats
 from ultraep_sim.compute.kernel_laws import grouped_gemm, roofline
 from ultraep_sim.errors import CalibrationError
 from ultraep_sim.model.profiles import GpuProfile
 
 Values = Mapping[str, float]
-Job = tuple[Law, list[Parameter], Rows]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What can be fitted: a law to rows, its parameters bounded by what the rows of a fit say."""
+
+    law: Law
+    parameters: Callable[[Rows], list[Parameter]]
+    rows: Rows
+
+    def fit(self, held_out: int, folds: int = 0) -> FitResult:
+        """Fit all rows but one in `held_out` (0: all), which have no part in the bounds either.
+
+        Raises
+        ------
+        CalibrationError
+            The rows are fewer than the parameters.
+        """
+        seen = self.rows.take(~is_held_out(self.rows.keys, held_out))
+        return fit(self.law, self.parameters(seen), self.rows, held_out=held_out, folds=folds)
+
 
 _FOLDS = 5
 _FEW = 20  # rows below which none are held out
@@ -64,12 +86,10 @@ def fit_document(
     """
     fits, unfitted = {}, {}
     prefix = "" if document.is_gpu else "host_"
-    for name, (law, parameters, rows) in jobs(document, gpu):
-        few = len(rows) < _FEW
+    for name, job in jobs(document, gpu):
+        few = len(job.rows) < _FEW
         try:
-            fits[prefix + name] = fit(
-                law, parameters, rows, held_out=0 if few else 4, folds=0 if few else _FOLDS
-            )
+            fits[prefix + name] = job.fit(0 if few else 4, 0 if few else _FOLDS)
         except CalibrationError as error:
             unfitted[prefix + name] = str(error)
     skewed = document.of("gemm", distribution="skewed")
@@ -81,7 +101,7 @@ def fit_document(
 
 
 def jobs(document: Document, gpu: GpuProfile | None) -> Iterator[tuple[str, Job]]:
-    """Yield what can be fitted: name, and law, parameters and rows."""
+    """Yield what can be fitted, by name."""
     yield from _gemm(document, gpu)
     yield from _blocks(document)
     for path in ("hbm", "nvlink"):
@@ -103,13 +123,15 @@ def jobs(document: Document, gpu: GpuProfile | None) -> Iterator[tuple[str, Job]
 def _linear(document: Document, rows: list[Mapping[str, Any]], work: tuple[str, str]) -> Job:
     timed = document.timed(rows, *work)
     done = timed.columns[work[0]] * timed.columns[work[1]]
-    return linear, _line(timed.seconds, done), _with_columns(timed, work=done)
+    return Job(linear, _line, _with_columns(timed, work=done))
 
 
-def _line(seconds: Floats, work: Floats) -> list[Parameter]:
+def _line(rows: Rows) -> list[Parameter]:
     """Bounds of a straight line: the base no longer than the median, six decades of a unit."""
-    unit = float(np.median(seconds / np.maximum(work, 1))) * 1e9
-    middle = float(np.median(seconds)) * 1e6
+    if not len(rows):
+        return []
+    unit = float(np.median(rows.seconds / np.maximum(rows.columns["work"], 1))) * 1e9
+    middle = float(np.median(rows.seconds)) * 1e6
     return [
         Parameter("base_us", "us", 0.5 * middle, 1e-3 * middle, middle * 2),
         Parameter("unit_ns", "ns", 0.5 * unit, 1e-3 * unit, 1e3 * unit),
@@ -123,26 +145,37 @@ def _with_columns(rows: Rows, **columns: Floats) -> Rows:
 def _gemm(document: Document, gpu: GpuProfile | None) -> Iterator[tuple[str, Job]]:
     balanced = document.of("gemm", distribution="balanced")
     for dtype in dict.fromkeys(str(row.get("dtype")) for row in balanced):
-        if dtype not in _BYTES:
-            continue
-        rows = document.of("gemm", distribution="balanced", dtype=dtype)
-        columns = gemm_columns(
-            rows, [document.pairs(row, "expert_pairs")[0] for row in rows], dtype
-        )
-        timed = document.timed(rows, "experts", "hidden", "ffn")
-        parameters = _gemm_parameters(document, gpu, dtype)
-        yield f"gemm_{dtype}", (grouped_gemm, parameters, _with_columns(timed, **columns))
+        if dtype in _BYTES:
+            rows = document.of("gemm", distribution="balanced", dtype=dtype)
+            parameters = partial(_gemm_parameters, document, gpu, dtype)
+            yield (
+                f"gemm_{dtype}",
+                Job(grouped_gemm, parameters, product_rows(document, rows, dtype)),
+            )
+
+
+def product_rows(document: Document, rows: list[Mapping[str, Any]], dtype: str) -> Rows:
+    """Return grouped products for `grouped_gemm`.
+
+    Raises
+    ------
+    CalibrationError
+        A number is missing or not a positive one, or the loads are not those of the experts.
+    """
+    timed = document.timed(rows, "hidden", "ffn")
+    pairs = [document.expert_pairs(row) for row in rows]
+    columns = gemm_columns(timed.columns["hidden"], timed.columns["ffn"], pairs, dtype)
+    return _with_columns(timed, **columns)
 
 
 def gemm_columns(
-    rows: Sequence[Mapping[str, Any]], pairs: Sequence[Sequence[int]], dtype: str
+    hidden: Floats, ffn: Floats, pairs: Sequence[Sequence[int]], dtype: str
 ) -> dict[str, Floats]:
     """Return the columns of `grouped_gemm`.
 
     Parameters
     ----------
-    rows : sequence of mapping [N]
-        With ``hidden`` and ``ffn``.
+    hidden, ffn : float64 [N]
     pairs : sequence of sequence of int [N]
         Pairs of each expert of a call; those without are not touched.
     dtype : str
@@ -150,7 +183,6 @@ def gemm_columns(
     loads = np.zeros((len(pairs), max(map(len, pairs), default=0)))
     for at, one in enumerate(pairs):
         loads[at, : len(one)] = one
-    hidden, ffn = (np.array([float(row[k]) for row in rows]) for k in ("hidden", "ffn"))
     return {
         "pairs": loads,
         "instances": (loads > 0).astype(np.float64),
@@ -162,7 +194,9 @@ def gemm_columns(
     }
 
 
-def _gemm_parameters(document: Document, gpu: GpuProfile | None, dtype: str) -> list[Parameter]:
+def _gemm_parameters(
+    document: Document, gpu: GpuProfile | None, dtype: str, _: Rows
+) -> list[Parameter]:
     launch = Parameter("launch_us", "us", 30, 0.1, 5000)
     pair = Parameter("pair_ns", "ns", 5, 1e-3, 1e6)
     if not document.is_gpu:  # a CPU has no tiles of 128 rows
@@ -188,17 +222,15 @@ def _blocks(document: Document) -> Iterator[tuple[str, Job]]:
     """Every virtual rank of an MoE block: its pairs and its time."""
     pairs, seconds, keys = [], [], []
     for row in document.of("block"):
-        each = zip(document.pairs(row, "instance_pairs"), row.get("rank_us", []), strict=False)
-        for rank, (instances, time) in enumerate(each):
-            count = sum(instances)
+        load = np.sum([np.sum(call, axis=1) for call in document.calls(row)], axis=0)
+        for rank, (count, time) in enumerate(zip(load, document.rank_seconds(row), strict=True)):
             if count > 0 and time > 0:
                 pairs.append(float(count))
-                seconds.append(float(time) * 1e-6)
+                seconds.append(time)
                 keys.append(f"policy {row.get('policy')}/rank {rank}")
     if pairs:
-        work, times = np.array(pairs), np.array(seconds)
-        rows = Rows({"work": work}, times, tuple(keys), (document.source,))
-        yield "block_rank", (linear, _line(times, work), rows)
+        rows = Rows({"work": np.array(pairs)}, np.array(seconds), tuple(keys), (document.source,))
+        yield "block_rank", Job(linear, _line, rows)
 
 
 def _stream(document: Document, path: str) -> Iterator[tuple[str, Job]]:
@@ -220,7 +252,8 @@ def _stream(document: Document, path: str) -> Iterator[tuple[str, Job]]:
     ]
     if relay.any():
         parameters.append(Parameter("relay_us", "us", 5, 1e-3, 500))
-    yield f"stream_{path}", (streaming, parameters, _with_columns(timed, bytes=moved, relay=relay))
+    columns = {"bytes": moved, "relay": relay}
+    yield f"stream_{path}", Job(streaming, lambda _: parameters, _with_columns(timed, **columns))
 
 
 def _reduction(document: Document, path: str) -> Iterator[tuple[str, Job]]:
@@ -235,4 +268,4 @@ def _reduction(document: Document, path: str) -> Iterator[tuple[str, Job]]:
         Parameter("sm_GBps", "GB/s", 15, 0.1, 1000),
     ]
     columns = {"bytes": timed.columns["moved_bytes"], "sms": sms}
-    yield f"reduction_{path}", (reduction, parameters, _with_columns(timed, **columns))
+    yield f"reduction_{path}", Job(reduction, lambda _: parameters, _with_columns(timed, **columns))

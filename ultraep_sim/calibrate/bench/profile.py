@@ -11,7 +11,8 @@ from ultraep_sim.calibrate.fit import FitResult
 from ultraep_sim.calibrate.numbers import banded, number, source, spread, together
 from ultraep_sim.calibrate.outcome import Outcome, with_numbers
 from ultraep_sim.errors import CalibrationError
-from ultraep_sim.model.profiles import RackProfile
+from ultraep_sim.model.hardware import RACKS
+from ultraep_sim.model.profiles import GpuProfile, RackProfile
 from ultraep_sim.model.provenance import Quantity
 
 _GEMM = {
@@ -61,14 +62,25 @@ def calibrate_document(document: Document, rack: RackProfile | None) -> Outcome:
     )
 
 
+def gpu_of(document: Document) -> GpuProfile | None:
+    """Return the GPU that was measured, where it is one of ours."""
+    if not document.is_gpu:
+        return None
+    words = _words(document)
+    return next((rack.gpu for rack in RACKS.values() if rack.gpu.name in words), None)
+
+
+def _words(document: Document) -> list[str]:
+    return document.device.lower().replace("-", " ").split()
+
+
 def _check_same(document: Document, rack: RackProfile) -> None:
     if not document.is_gpu:
         raise CalibrationError(
             "measured on a host without a GPU: no rack gets its numbers", file=document.source[0],
             place="machine", value=document.device, remedy="leave out --rack and --out",
         )  # fmt: skip
-    words = document.device.lower().replace("-", " ").split()
-    if rack.gpu.name not in words:
+    if rack.gpu.name not in _words(document):
         raise CalibrationError(
             f"rack {rack.name} has another GPU ({rack.gpu.name})", file=document.source[0],
             place="machine.device", value=document.device, remedy="give the --rack of that GPU",
