@@ -58,3 +58,12 @@ def test_a_scenario_runs_in_its_draw():
     assert len({nominal, *others}) == 3
     assert "draw" not in load_scenario(scenario).to_dict()
     assert load_scenario(scenario, ["draw=2"]).to_dict()["draw"] == 2
+
+
+def test_a_far_factor_ends_at_the_range():
+    far = Quantity(1, "us", "fitted", "rows", 0.5, 2, (("a", 1e6),))
+    found = set()
+    for draw in range(1, 20):
+        with drawn(draw):
+            found.add(float(far))
+    assert found == {0.5, 2}

@@ -39,6 +39,6 @@ def test_of_a_cloud_only_predictions_are_drawn_and_far_ones_stay_at_the_edge():
 
 def test_nothing_is_written_of_nothing(tmp_path):
     assert write_plot([row(None, 7.0)], tmp_path / "p") == []
-    files = write_plot([row(5, 7.0)], tmp_path / "p")
-    assert sorted(f.name for f in files) == ["p.png", "p.svg"]
+    files = write_plot([row(5, 7.0)], tmp_path / "p.v2")
+    assert sorted(f.name for f in files) == ["p.v2.png", "p.v2.svg"]
     assert all(f.stat().st_size > 1000 for f in files)

@@ -137,11 +137,11 @@ def _write(out: Path, found: Outcome) -> None:
 def draw(target: Path, errors: dict[str, NDArray[np.float64]], title: str) -> None:
     """Draw the residuals of fits, by name of the fit, as TARGET.png and TARGET.svg."""
     from ultraep_sim.report.plot_residuals import figure
-    from ultraep_sim.report.style import save, style
+    from ultraep_sim.report.style import save, stem_of, style
 
     with style():
         drawn = figure(errors, "What the fits leave", f"Fitted rows of {title}.")
-        for path in save(drawn, target.with_suffix("")):
+        for path in save(drawn, stem_of(target)):
             note(f"wrote {path}")
 
 

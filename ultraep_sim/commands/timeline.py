@@ -97,6 +97,7 @@ def timeline(
     Small iterations show every kernel of every rank; larger ones those of the slowest rank of
     each stage of one replica; the largest the forwards and backwards of every stage alone.
     """
+    from ultraep_sim.report.style import stem_of
     from ultraep_sim.scenario import load_scenario
 
     path = given_path(scenario, "SCENARIO", "name a YAML file")
@@ -111,7 +112,7 @@ def timeline(
         kernels = _write_trace(view, target)
         files = [target]
         if picture is not None:
-            files += _draw(view, picture.with_suffix(""), layer, micro_batch)
+            files += _draw(view, stem_of(picture), layer, micro_batch)
     if as_json:
         print_json(view.to_dict() | {"files": [str(file) for file in files]})
     else:

@@ -43,7 +43,7 @@ def show(*, tables: str | None, quick: bool, plot: str | None, as_json: bool) ->
     with progress_bars() as progress:
         found = silicon.run(tables=tables, systems=systems, progress=progress)
     if plot is not None:
-        _draw(found, Path(plot).with_suffix(""))
+        _draw(found, Path(plot))
     if as_json:
         print_json({"suite": "silicon", "quick": quick, **found})
     else:
@@ -54,12 +54,13 @@ def show(*, tables: str | None, quick: bool, plot: str | None, as_json: bool) ->
         raise typer.Exit(1)
 
 
-def _draw(found: dict[str, Any], stem: Path) -> None:
+def _draw(found: dict[str, Any], target: Path) -> None:
     """Draw held-out rows of all tables, and the sets of each system on a page of their own."""
     from ultraep_sim.report import plot_silicon_sets
     from ultraep_sim.report.plot_validation import write_plot
-    from ultraep_sim.report.style import save, style
+    from ultraep_sim.report.style import save, stem_of, style
 
+    stem = stem_of(target)
     rows = found["rows"]
     tables = rows[0]["provenance"].split(":")[0]
     shown = [{**row, "table": FAMILIES.get(row["table"], row["table"])} for row in rows]

@@ -226,12 +226,15 @@ def _flattened(stats: LoadStats) -> dict[str, NDArray[Any]]:
     Lists of lists would be clearer, but `pyarrow.Table.take` gives wrong rows of a slice of them.
     """
     columns = {f.name: getattr(stats, f.name) for f in fields(LoadStats)}
-    return columns | {"tiles": stats.tiles.reshape(len(stats.tiles), -1)}
+    records, ranks, instances = stats.tiles.shape
+    return columns | {"tiles": stats.tiles.reshape(records, ranks * instances)}
 
 
 def _unflattened(columns: dict[str, NDArray[Any]]) -> LoadStats:
     """Return the counts whose columns `_flattened` gave."""
-    tiles = columns["tiles"].reshape(*columns["pairs"].shape, -1)
+    records, ranks = columns["pairs"].shape
+    tiles = columns["tiles"]
+    tiles = tiles.reshape(records, ranks, tiles.shape[1] // ranks)
     return LoadStats(**columns | {"tiles": tiles})
 
 

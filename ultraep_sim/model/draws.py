@@ -28,6 +28,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _NORMAL = NormalDist()
+_FAR = 300.0  # of a logarithm: beyond any range, and still a number
 _DRAW: ContextVar[tuple[int, dict[Quantity, float]] | None] = ContextVar("draw", default=None)
 
 
@@ -69,7 +70,8 @@ def _value(quantity: Quantity, draw: int) -> float:
     low, high = float(quantity.low or 0.0), float(quantity.high or 0.0)
     if quantity.shared:
         moved = sum(by * _NORMAL.inv_cdf(_uniform(f"{draw}|{f}")) for f, by in quantity.shared)
-        return min(max(quantity.value * math.exp(moved), low), high)
+        factor = math.exp(min(max(moved, -_FAR), _FAR))
+        return min(max(quantity.value * factor, low), high)
     text = f"{draw}|{quantity.unit}|{quantity.source}|{quantity.value!r}"
     at = _uniform(f"{text}|{quantity.low!r}|{quantity.high!r}")
     if at < 0.5:

@@ -10,12 +10,13 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
+from ..errors import PlanError
 from .assemble import group_replicas
 from .layout import EPLayout
 from .relay import fill_candidate, fill_relay
 from .replicas import Replicas
 from .reroute import split_into
-from .stats import LoadStats, compute_side, many_domains, one_domain
+from .stats import NO_ROOM, LoadStats, compute_side, many_domains, one_domain
 
 
 def margins(loads: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -53,6 +54,11 @@ def fill_stats(
     replicas : Replicas
     tile_rows, any_tree
         As in `StatsBuilder`.
+
+    Raises
+    ------
+    PlanError
+        A rank computes more instances than it has room for.
     """
     for name in (
         "pairs", "tiles", "near_received", "far_sent", "far_received",
@@ -65,13 +71,15 @@ def fill_stats(
     if layout.num_domains == 1:
         out.near_sent[:] = sums
     parts = max(1, min(loads.shape[0], 8 * get_num_threads()))
-    _fill(
+    fits = _fill(
         loads, totals, parts, layout.home, layout.domain, layout.num_domains > 1, tile_rows,
         any_tree, replicas.opened, replicas.expert, replicas.rank, replicas.quota,
         out.pairs, out.tiles,
         out.near_sent, out.near_received, out.far_sent, out.far_received,
         out.copies_sent, out.copies_received, out.relay_sent, out.relayed, out.max_fanout,
     )  # fmt: skip
+    if not fits:
+        raise PlanError(NO_ROOM)
 
 
 @njit(cache=True, parallel=True, nogil=True)
@@ -97,6 +105,7 @@ def _fill(  # type: ignore[no-untyped-def]  # numba kernel: shapes in fill_stats
 ):  # fmt: skip
     records, sources, experts = loads.shape
     ranks, room = pairs.shape[1], experts + expert.shape[1]
+    fits = np.ones(parts, np.bool_)
     for part in prange(parts):
         offsets, used = np.empty(experts + 1, np.int64), np.empty(ranks, np.int32)
         host, slot, take = (
@@ -115,7 +124,7 @@ def _fill(  # type: ignore[no-untyped-def]  # numba kernel: shapes in fill_stats
                 used, offsets, host, slot, take,
             )  # fmt: skip
             at, amount = host[:end], take[:end]
-            compute_side(at, amount, tile_rows, pairs[n], tiles[n])
+            fits[part] &= compute_side(at, amount, tile_rows, pairs[n], tiles[n])
             if several:
                 split[:, :end] = 0
                 split_into(loads[n], offsets, at, amount, True, split)
@@ -133,3 +142,4 @@ def _fill(  # type: ignore[no-untyped-def]  # numba kernel: shapes in fill_stats
             max_fanout[n] = widest
             for i in range(m):
                 copies_received[n, rank[n, i]] += 1
+    return fits.all()

@@ -16,6 +16,8 @@ from .plan import Plan
 from .relay import fill_candidate, fill_relay
 from .replicas import Replicas
 
+NO_ROOM = "invariant 2: a rank computes more instances than mains and slots"
+
 
 @dataclass(frozen=True)
 class LoadStats:
@@ -180,7 +182,7 @@ class StatsBuilder:
         layout = plan.layout
         rank, offsets = plan.rank, plan.offsets
         if not compute_side(rank, plan.quota, self._tile_rows, out.pairs[n], out.tiles[n]):
-            raise PlanError("invariant 2: a rank computes more instances than mains and slots")
+            raise PlanError(NO_ROOM)
         if layout.num_domains == 1:
             out.near_sent[n] = plan.loads.sum(axis=1)
             one_domain(

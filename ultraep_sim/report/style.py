@@ -95,11 +95,16 @@ def policy_look(
     return look
 
 
+def stem_of(path: Path) -> Path:
+    """Return a path without the suffix of a picture; other dots are part of its name."""
+    return path.with_suffix("") if path.suffix in (".png", ".svg") else path
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem.png`` and ``stem.svg`` without dates in them, and close the figure."""
     import matplotlib.pyplot as plt
 
-    files = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".svg")]
     figure.savefig(files[0], dpi=150, metadata={"Software": None})
     figure.savefig(files[1], metadata={"Date": None})
     plt.close(figure)

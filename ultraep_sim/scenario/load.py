@@ -156,7 +156,8 @@ class _Where:
     def place(self, location: Location) -> str:
         for override in reversed(self.overrides):
             if location[: len(override.location)] == override.location:
-                return f"--set {override.text}"
+                rest = dotted(location[len(override.location) :])
+                return f"--set {override.text}" + (f", {rest}" if rest else "")
         at = location
         while at and at not in self.lines:
             at = at[:-1]

@@ -24,6 +24,7 @@ from ultraep_sim.model.provenance import Quantity, fitted
 Fits = dict[str, FitResult]
 Numbers = dict[str, Quantity]
 
+_TOLD = 3  # findings in an error, of the most rows first
 _SHARED = ("gpu.expert", "alltoall")
 
 
@@ -46,7 +47,10 @@ def calibrate_log(log: Log, context: Context | None, repair: Collection[str] = (
     """
     found = diagnose(log, context, repair)
     if not found.good.any():
-        told = "; ".join(str(f) for f in found.findings)
+        worst = sorted(found.findings, key=lambda one: -len(one.rows))
+        told = "; ".join(map(str, worst[:_TOLD]))
+        if len(worst) > _TOLD:
+            told += f"; and {len(worst) - _TOLD} more, on fewer rows"
         raise CalibrationError("no good row is left", file=log.sources[0][0], remedy=told)
     fits = fit_kinds(found, context)
     numbers: Numbers = {} if context is None else _numbers(fits, context)
