@@ -104,7 +104,7 @@ def run(
         if progress is not None:
             progress("other kernels", done, len(systems))
         for judged in silicon_kernels.judge(root, system):
-            rows += _rows(judged.table, judged.rows, judged.found, judged.role)
+            rows += rows_of(judged)
             others.append({"system": system, **judged.describe()})
     figures = _figures(sets)
     return {
@@ -179,6 +179,14 @@ def _rows(table: str, measured: Rows, found: FitResult, role: str = "") -> list[
         _row(table, key, one, two, role or role_of(key), source)
         for key, one, two in zip(measured.keys, measured.seconds.tolist(), simulated, strict=True)
     ]
+
+
+def rows_of(judged: silicon_kernels.Judged) -> list[Row]:
+    """Return a report's rows of one fit of another table, those that taught its law as fitted."""
+    rows = _rows(judged.table, judged.rows, judged.found, judged.role)
+    if judged.taught is None:
+        return rows
+    return _rows(judged.table, judged.taught, judged.found, "fitted") + rows
 
 
 def role_of(key: str) -> str:

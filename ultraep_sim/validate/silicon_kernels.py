@@ -54,6 +54,8 @@ class Judged:
         Of all rows; empty where `fit` held out one in four.
     name : str
         Which of several sets of a table.
+    taught : Rows, optional
+        Rows that the law was fitted to, where `rows` does not hold them.
     """
 
     table: str
@@ -61,6 +63,7 @@ class Judged:
     found: FitResult
     role: str = ""
     name: str = ""
+    taught: Rows | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what a report tells of it beside its rows."""
@@ -147,7 +150,10 @@ def _exchanges(root: Path, system: str, rack: RackProfile) -> list[Judged]:
 def rack_alltoalls(
     table: Table, system: str, rack: RackProfile, sets: Sequence[str] = tuple(rack_alltoall.SETS)
 ) -> list[Judged]:
-    """Judge sets of an NVL72's all-to-all twice: on rows of a hash, and on the largest group."""
+    """Judge sets of an NVL72's all-to-all twice: on rows of a hash, and on the largest group.
+
+    The second fit sees every row of the smaller groups, those too that the first one held out.
+    """
     out = []
     for name in sets:
         measured = rack_alltoall.set_rows(table, system, name)
@@ -159,7 +165,7 @@ def rack_alltoalls(
         largest, smaller = (measured.take(m) for m in (ranks == ranks.max(), ranks < ranks.max()))
         found = fit(rack_exchange, parameters, smaller, held_out=0)
         found = replace(found, held_out=Residuals.of(found.predict(largest.columns), largest))
-        out.append(Judged("rack_alltoall_larger_group", largest, found, "predicted", path))
+        out.append(Judged("rack_alltoall_larger_group", largest, found, "predicted", path, smaller))
     return out
 
 
