@@ -86,6 +86,7 @@ def run(
     positions: dict[str, float] = {}
     sets: list[Row] = []
     others: list[Row] = []
+    kernels: list[silicon_kernels.Judged] = []
     jobs = [
         (system, table, case)
         for system in systems
@@ -106,7 +107,8 @@ def run(
         for judged in silicon_kernels.judge(root, system):
             rows += rows_of(judged)
             others.append({"system": system, **judged.describe()})
-    figures = _figures(sets)
+            kernels.append(judged)
+    figures = _figures(sets) | silicon_kernels.figures(kernels)
     return {
         "rows": rows,
         "positions": positions,

@@ -184,6 +184,19 @@ def wide_eps(root: Path, system: str, rack: RackProfile) -> list[Judged]:
     return out
 
 
+def figures(judged: Sequence[Judged]) -> dict[str, float]:
+    """Return how distinct tokens of the timed rank, measured over drawn, spread over wide-EP rows.
+
+    Median and the two tenths; nothing where no system has such rows.
+    """
+    columns = [one.rows.columns for one in judged if one.table == "wide_ep"]
+    if not columns:
+        return {}
+    ratio = np.concatenate([c["distinct"] / c["drawn_distinct"] for c in columns])
+    levels = {"p10": 0.1, "median": 0.5, "p90": 0.9}
+    return {f"wide_ep_distinct_{k}": float(np.quantile(ratio, q)) for k, q in levels.items()}
+
+
 def _wide_ep_context(root: Path, system: str, rack: RackProfile) -> list[Judged]:
     """Judge uniform rows of SGLang's DeepGEMM by a fit of their own, and by another kernel's law.
 
