@@ -58,6 +58,15 @@ def test_bad_options_are_named(invoke, tmp_path):
     assert_one_line_error(invoke("calibrate", "silicon"), "--system", "h200")
     answer = invoke("calibrate", "silicon", "--system", "h800", "--tables", EXCERPT)
     assert_one_line_error(answer, "'h800'", "gb300")
+    ours = ("calibrate", "silicon", "--tables", EXCERPT, "--system")
+    answer = invoke(*ours, "h200", "--framework", "foo")
+    assert_one_line_error(answer, "--framework", "'foo'", "one of trtllm, vllm, sglang")
+    for absent_here in ("b200", "gb200"):
+        answer = invoke(*ours, absent_here)
+        assert_one_line_error(answer, "no such table", "for h200, gb300; name")
+        assert "pip install" not in answer.err
+    answer = invoke(*ours, "h200", "--framework", "vllm")
+    assert_one_line_error(answer, "no such table", "for no system")
     answer = invoke("calibrate", "silicon", "--system", "h200", "--tables", tmp_path)
     assert_one_line_error(answer, "no kernel tables")
     assert_one_line_error(invoke("validate", "planner", "--tables", tmp_path), "--tables")

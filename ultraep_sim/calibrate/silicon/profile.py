@@ -40,6 +40,8 @@ RACK_OF = {
     "gb200": "gb200-nvl72",
     "gb300": "gb300-nvl72",
 }
+#: Whose kernels the tables time.
+FRAMEWORKS = ("trtllm", "vllm", "sglang")
 FOLDS = 5
 #: Prompt length at which a profile's attention rate holds, as in the presets.
 LENGTH = 8192
@@ -83,19 +85,23 @@ def calibrate(
     system : str
         One of `RACK_OF`.
     framework : str
-        Whose kernels: sglang, trtllm or vllm.
+        Whose kernels: one of `FRAMEWORKS`.
     progress : callable, optional
         Told what, done, total.
 
     Raises
     ------
     CalibrationError
-        The tables lack the system or hold no rows for it.
+        The system or the framework is unknown, or the tables hold no rows for it.
     """
-    if system not in RACK_OF:
-        raise CalibrationError(
-            "unknown system", place="--system", value=system, remedy=f"one of {', '.join(RACK_OF)}"
-        )
+    for what, value, choices in (("system", system, RACK_OF), ("framework", framework, FRAMEWORKS)):
+        if value not in choices:
+            raise CalibrationError(
+                f"unknown {what}",
+                place=f"--{what}",
+                value=value,
+                remedy=f"one of {', '.join(choices)}",
+            )
     base = RACKS[RACK_OF[system]]
     jobs = _jobs(root, system, framework, base)
     fits = {}
