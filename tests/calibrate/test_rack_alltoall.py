@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,7 +128,9 @@ def test_a_profile_takes_rate_and_floor_of_wide_groups():
     found = fit(rack_exchange, rack_alltoall.parameters(RACK, plain=True), rows, folds=5)
     numbers = profile._links({"rack_alltoall": found}, RACK)
     rate, floor = numbers["alltoall_forward_GBps"], numbers["alltoall_floor_us"]
-    assert rate == numbers["alltoall_backward_GBps"]
+    backward = numbers["alltoall_backward_GBps"]
+    assert (backward.provenance, backward.source) == ("assumed", f"as forward, {rate.source}")
+    assert replace(backward, provenance="fitted", source=rate.source) == rate
     assert rate.provenance == floor.provenance == "fitted"
     assert "trtllm_alltoall_perf" in rate.source
     assert 600 < rate.value < RACK.alltoall_forward_GBps.value

@@ -9,6 +9,7 @@ import pytest
 
 from tests.calibrate.excerpt_path import EXCERPT
 from ultraep_sim.calibrate.silicon import tables
+from ultraep_sim.model.hardware import GPUS
 from ultraep_sim.model.profile_file import read_profile
 
 from .command import assert_one_line_error
@@ -26,6 +27,18 @@ def test_a_profile_is_written_that_a_scenario_can_name(invoke, tmp_path):
     rate = rack.gpu.expert_forward_TFLOPs
     assert rate.provenance == "fitted"
     assert 0.8 * rate.value < rate.low < rate.value <= rate.high <= 989
+    for what in ("expert", "attention"):  # no backward row was read: the preset's ratio
+        names = [f"{what}_{way}_TFLOPs" for way in ("forward", "backward")]
+        (forward, backward), (before, partner) = (
+            [getattr(gpu, name) for name in names] for gpu in (rack.gpu, GPUS["h200"])
+        )
+        assert forward.value != before.value
+        assert backward.value / forward.value == pytest.approx(partner.value / before.value)
+        assert backward.provenance == "assumed"
+        assert backward.low < backward.value < backward.high <= 989
+        assert set(forward.shared) < set(backward.shared)
+    assert rack.alltoall_backward_GBps.provenance == "assumed"
+    assert rack.alltoall_backward_GBps.shared == rack.alltoall_forward_GBps.shared
     assert told["fits"]["grouped_gemm_bf16"]["residuals"]["cross_validated"]["rows"] > 100
     scenario = Path(__file__).parents[2] / "scenarios" / "quickstart.yaml"
     run = invoke("run", scenario, "--set", f"rack={file}", "--out", tmp_path / "out", "--json")
