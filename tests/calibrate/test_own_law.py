@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ultraep_sim.calibrate.fit import fit
+from ultraep_sim.calibrate.fit import fit, row_stream
 from ultraep_sim.calibrate.power_law import draw_hottest
 from ultraep_sim.calibrate.silicon import moe
 from ultraep_sim.compute.gemm import expert_forward
@@ -51,7 +50,7 @@ def errors():
             c["num_tokens"].tolist(), c["moe_ep_size"].tolist(), c["latency"], strict=True
         ):
             key = f"{case.name}/{distribution}/{tokens}/ep{ranks}"
-            rng = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()[:16]))
+            rng = row_stream(key)
             alpha = moe.alpha_of(distribution)
             loads = draw_hottest(
                 tokens, SHAPE.top_k, SHAPE.num_experts, ranks, alpha, DRAWS, rng

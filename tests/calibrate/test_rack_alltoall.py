@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ultraep_sim.calibrate.silicon import profile, rack_alltoall
 from ultraep_sim.compute.kernel_laws import rack_exchange
 from ultraep_sim.fabric.alltoall import all_to_all
 from ultraep_sim.model.hardware import RACKS
-from ultraep_sim.validate import silicon_kernels
+from ultraep_sim.validate import silicon, silicon_kernels
 
 from .excerpt_path import EXCERPT
 
@@ -72,6 +73,13 @@ def test_rows_held_out_and_the_largest_group_are_predicted(table, name):
     assert larger.found.held_out.rows == len(larger.rows)
     assert larger.found.held_out.median < 0.07
     assert larger.role == "predicted"
+    roles = {row["case"]: row["role"] for row in silicon.rows_of(larger)}
+    smaller = _fitted_keys(table, name, larger)
+    assert {key for key, role in roles.items() if role == "fitted"} == set(smaller)
+    assert {key for key, role in roles.items() if role == "predicted"} == set(larger.rows.keys)
+    # Some of them the other fit predicted: they have both roles, one under each table.
+    other = {row["case"]: row["role"] for row in silicon.rows_of(judged["rack_alltoall"])}
+    assert {other[key] for key in smaller} == {"fitted", "predicted"}
 
 
 def _fitted_keys(table, name, larger):
@@ -120,7 +128,9 @@ def test_a_profile_takes_rate_and_floor_of_wide_groups():
     found = fit(rack_exchange, rack_alltoall.parameters(RACK, plain=True), rows, folds=5)
     numbers = profile._links({"rack_alltoall": found}, RACK)
     rate, floor = numbers["alltoall_forward_GBps"], numbers["alltoall_floor_us"]
-    assert rate == numbers["alltoall_backward_GBps"]
+    backward = numbers["alltoall_backward_GBps"]
+    assert (backward.provenance, backward.source) == ("assumed", f"as forward, {rate.source}")
+    assert replace(backward, provenance="fitted", source=rate.source) == rate
     assert rate.provenance == floor.provenance == "fitted"
     assert "trtllm_alltoall_perf" in rate.source
     assert 600 < rate.value < RACK.alltoall_forward_GBps.value

@@ -71,6 +71,12 @@ def test_the_law_of_balanced_rows_predicts_and_an_own_fit_does_better():
     assert predicted.found.manifest["rows_sha256"] == moe.balanced_rows(table, case).digest
     assert predicted.found.held_out.median < 0.20
     assert own.found.held_out.median < 0.08
+    # A report tells how distinct tokens compare, over the rows of both once.
+    c = own.rows.columns
+    told = silicon_kernels.figures(list(judged.values()))
+    assert told["wide_ep_distinct_median"] == np.median(c["distinct"] / c["drawn_distinct"])
+    assert told["wide_ep_distinct_p10"] < 1 < told["wide_ep_distinct_p90"]
+    assert silicon_kernels.figures([predicted]) == {}
     seconds = predicted.found.predict(predicted.rows.columns)
     assert np.median(seconds / predicted.rows.seconds) < 1  # measured ones take longer
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.calibrate.excerpt_path import EXCERPT
 from ultraep_sim.calibrate.silicon import tables
+from ultraep_sim.model.hardware import GPUS
 from ultraep_sim.model.profile_file import read_profile
 
 from .command import assert_one_line_error
@@ -26,6 +27,18 @@ def test_a_profile_is_written_that_a_scenario_can_name(invoke, tmp_path):
     rate = rack.gpu.expert_forward_TFLOPs
     assert rate.provenance == "fitted"
     assert 0.8 * rate.value < rate.low < rate.value <= rate.high <= 989
+    for what in ("expert", "attention"):  # no backward row was read: the preset's ratio
+        names = [f"{what}_{way}_TFLOPs" for way in ("forward", "backward")]
+        (forward, backward), (before, partner) = (
+            [getattr(gpu, name) for name in names] for gpu in (rack.gpu, GPUS["h200"])
+        )
+        assert forward.value != before.value
+        assert backward.value / forward.value == pytest.approx(partner.value / before.value)
+        assert backward.provenance == "assumed"
+        assert backward.low < backward.value < backward.high <= 989
+        assert set(forward.shared) < set(backward.shared)
+    assert rack.alltoall_backward_GBps.provenance == "assumed"
+    assert rack.alltoall_backward_GBps.shared == rack.alltoall_forward_GBps.shared
     assert told["fits"]["grouped_gemm_bf16"]["residuals"]["cross_validated"]["rows"] > 100
     scenario = Path(__file__).parents[2] / "scenarios" / "quickstart.yaml"
     run = invoke("run", scenario, "--set", f"rack={file}", "--out", tmp_path / "out", "--json")
@@ -58,6 +71,15 @@ def test_bad_options_are_named(invoke, tmp_path):
     assert_one_line_error(invoke("calibrate", "silicon"), "--system", "h200")
     answer = invoke("calibrate", "silicon", "--system", "h800", "--tables", EXCERPT)
     assert_one_line_error(answer, "'h800'", "gb300")
+    ours = ("calibrate", "silicon", "--tables", EXCERPT, "--system")
+    answer = invoke(*ours, "h200", "--framework", "foo")
+    assert_one_line_error(answer, "--framework", "'foo'", "one of trtllm, vllm, sglang")
+    for absent_here in ("b200", "gb200"):
+        answer = invoke(*ours, absent_here)
+        assert_one_line_error(answer, "no such table", "for h200, gb300; name")
+        assert "pip install" not in answer.err
+    answer = invoke(*ours, "h200", "--framework", "vllm")
+    assert_one_line_error(answer, "no such table", "for no system")
     answer = invoke("calibrate", "silicon", "--system", "h200", "--tables", tmp_path)
     assert_one_line_error(answer, "no kernel tables")
     assert_one_line_error(invoke("validate", "planner", "--tables", tmp_path), "--tables")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.calibrate.excerpt_path import EXCERPT
+from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl, rack_alltoall, wide_ep
+from ultraep_sim.model.hardware import RACKS
+from ultraep_sim.validate import silicon_kernels
 from ultraep_sim.validate.silicon import THRESHOLDS, THRESHOLDS_OF_ALL, broken, role_of, run
 
 KEYS = {
@@ -50,7 +55,6 @@ def test_the_excerpt_keeps_the_thresholds(found):
 def test_changed_measurements_that_were_not_fitted_change_no_prediction(found, monkeypatch):
     """Taint: ten times every held-out and every skewed time, and all simulated values stay."""
     from ultraep_sim.calibrate.fit import bucket
-    from ultraep_sim.calibrate.silicon import moe
 
     rows_of = moe.rows_of
 
@@ -78,6 +82,85 @@ def test_changed_measurements_that_were_not_fitted_change_no_prediction(found, m
     ]
     assert len(changed) > 800
     assert again["broken"]
+
+
+#: Readers of the tables other than `moe_perf`.
+READERS = (
+    (attention, "context_rows"),
+    (attention, "mla_rows"),
+    (attention, "mla_block_rows"),
+    (alltoall, "phase_rows"),
+    (nccl, "nccl_rows"),
+    (moe, "balanced_rows"),  # the law of wide-EP rows, and SGLang's wide-EP rows themselves
+    (wide_ep, "wide_ep_rows"),
+    (rack_alltoall, "set_rows"),
+)
+
+
+def judged_kernels():
+    """Judge every table that the excerpt has, each on the system that has it."""
+    table = rack_alltoall.read_rack_alltoall(EXCERPT, "gb200")
+    sets = [n for n in rack_alltoall.SETS if len(rack_alltoall.set_rows(table, "gb200", n))]
+    return [
+        *silicon_kernels.judge(EXCERPT, "h200"),
+        *silicon_kernels.wide_eps(EXCERPT, "gb300", RACKS["gb300-nvl72"]),
+        *silicon_kernels.rack_alltoalls(table, "gb200", RACKS["gb200-nvl72"], sets),
+    ]
+
+
+def simulated(judged):
+    """Simulated seconds of every row, by table and set."""
+    return {(j.table, j.name): j.found.predict(j.rows.columns).tolist() for j in judged}
+
+
+def taint(monkeypatch, wrong):
+    """Let every reader give ten times the time of the rows that ``wrong(rows)`` picks."""
+
+    def tainted(read):
+        def reader(*given, **named):
+            rows = read(*given, **named)
+            return replace(rows, seconds=np.where(wrong(rows), 10 * rows.seconds, rows.seconds))
+
+        return reader
+
+    for module, name in READERS:
+        monkeypatch.setattr(module, name, tainted(getattr(module, name)))
+
+
+def by_role(role):
+    return lambda rows: [role_of(key) == role for key in rows.keys]
+
+
+def of_largest_group(rows):
+    ranks = rows.columns.get("ranks", np.zeros(len(rows)))
+    return ranks == ranks.max(initial=1)
+
+
+def test_no_other_kernel_is_fitted_to_what_it_predicts(monkeypatch):
+    """Taint again, after the reader of every other table: the simulated times of all rows stay."""
+    before = judged_kernels()
+    larger = "rack_alltoall_larger_group"
+    assert {j.table for j in before} == {
+        "attention", "mla_attention", "mla_block", "dispatch", "combine", "nccl_alltoall",
+        "wide_ep_context", "wide_ep", "wide_ep_by_balanced", "rack_alltoall", larger,
+    }  # fmt: skip
+    honest = simulated(before)
+    for wrong, ours in (
+        (by_role("predicted"), [key for key in honest if key[0] != larger]),
+        (of_largest_group, [key for key in honest if key[0] == larger]),
+    ):
+        with monkeypatch.context() as patch:
+            taint(patch, wrong)
+            after = judged_kernels()
+        told = simulated(after)
+        assert [key for key in ours if told[key] != honest[key]] == []
+        measured = {(j.table, j.name): j.rows.seconds for j in after}
+        same = {(j.table, j.name): j.rows.seconds for j in before}
+        assert all((measured[key] != same[key]).any() for key in ours)
+    with monkeypatch.context() as patch:
+        taint(patch, by_role("fitted"))
+        moved = simulated(judged_kernels())
+    assert {key[0] for key in honest if moved[key] == honest[key]} == {"mla_block"}  # no fit
 
 
 def test_a_known_miss_that_hits_is_an_error(found, monkeypatch):

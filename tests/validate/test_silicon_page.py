@@ -112,6 +112,8 @@ def test_the_page_tells_what_the_suite_finds():
     assert f"{figures['power_law_inside_band_learnt']:.1%}".replace("%", " %") in PAGE
     assert f"factor of {figures['power_law_median_width']:.2f}" in PAGE
     assert f"{figures['power_law_rows']:,} rows" in PAGE
+    drawn = [f"{figures[f'wide_ep_distinct_{name}']:.2f}" for name in ("median", "p10", "p90")]
+    assert "drawn is {} in the median, {}-{} in four rows".format(*drawn) in " ".join(PAGE.split())
     tenths = sum(np.array(one["power_law"]["positions"]) for one in found["sets"])
     words = [f"{100 * share:.0f}" for share in tenths / tenths.sum()]
     assert f"{', '.join(words[:-1])} and {words[-1]} %" in re.sub(r"\s+", " ", PAGE)

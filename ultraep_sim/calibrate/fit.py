@@ -220,6 +220,11 @@ def bucket(key: str, buckets: int) -> int:
     return int.from_bytes(digest[:8], "big") % buckets
 
 
+def row_stream(key: str) -> np.random.Generator:
+    """Return the random stream of a row, from a hash of its key alone."""
+    return np.random.default_rng(list(hashlib.sha256(key.encode()).digest()[:16]))
+
+
 def is_held_out(keys: Sequence[str], buckets: int) -> NDArray[np.bool_]:
     """Whether each of some rows is held out of a fit that holds out one in `buckets`."""
     return np.array([buckets > 0 and bucket(key, buckets) == 0 for key in keys], dtype=bool)

@@ -62,6 +62,29 @@ def banded(
     return Quantity(value, unit, provenance, where, value / factor, value * factor, shared)
 
 
+def following(now: Quantity, before: Quantity, partner: Quantity, why: str, how: str) -> Quantity:
+    """Return a number that keeps its ratio to one that was fitted anew, as an assumption.
+
+    Parameters
+    ----------
+    now, before : Quantity
+        The one that was fitted, and what it was.
+    partner : Quantity
+        What stood beside `before`; its range is that of the ratio.
+    why, how : str
+        The ratio, also the name of its factor, and where `now` is from.
+
+    Returns
+    -------
+    Quantity
+        Moves with `now` in a draw, and with the ratio.
+    """
+    low, high = partner.low or partner.value, partner.high or partner.value
+    moved = together(dict(now.shared), {why: math.log(high / low) / 4})
+    value = now.value * partner.value / before.value
+    return banded(value, moved, now.unit, f"{why}, {how}", "assumed")
+
+
 def number(found: FitResult, name: str, unit: str, where: str) -> Quantity:
     """Return a fitted parameter with its band, inside its physical bounds."""
     low, high = found.interval(name)

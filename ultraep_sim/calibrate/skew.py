@@ -13,13 +13,12 @@ prediction is right.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ultraep_sim.calibrate.fit import FitResult, least_squares_module
+from ultraep_sim.calibrate.fit import FitResult, least_squares_module, row_stream
 from ultraep_sim.calibrate.power_law import draw_hottest
 from ultraep_sim.calibrate.silicon import moe
 from ultraep_sim.calibrate.silicon.tables import Table
@@ -136,7 +135,7 @@ def draw_rows(table: Table, case: moe.Case, distribution: str, found: FitResult)
     keys, drawn = [], []
     for tokens, ranks in zip(c["num_tokens"].tolist(), c["moe_ep_size"].tolist(), strict=True):
         key = f"{case.name}/{distribution}/{tokens}/ep{ranks}"
-        rng = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()[:16]))
+        rng = row_stream(key)
         loads = draw_hottest(tokens, model.top_k, model.num_experts, ranks, alpha, DRAWS, rng)
         columns = moe.work(
             model,

@@ -86,6 +86,7 @@ def run(
     positions: dict[str, float] = {}
     sets: list[Row] = []
     others: list[Row] = []
+    kernels: list[silicon_kernels.Judged] = []
     jobs = [
         (system, table, case)
         for system in systems
@@ -104,9 +105,10 @@ def run(
         if progress is not None:
             progress("other kernels", done, len(systems))
         for judged in silicon_kernels.judge(root, system):
-            rows += _rows(judged.table, judged.rows, judged.found, judged.role)
+            rows += rows_of(judged)
             others.append({"system": system, **judged.describe()})
-    figures = _figures(sets)
+            kernels.append(judged)
+    figures = _figures(sets) | silicon_kernels.figures(kernels)
     return {
         "rows": rows,
         "positions": positions,
@@ -179,6 +181,14 @@ def _rows(table: str, measured: Rows, found: FitResult, role: str = "") -> list[
         _row(table, key, one, two, role or role_of(key), source)
         for key, one, two in zip(measured.keys, measured.seconds.tolist(), simulated, strict=True)
     ]
+
+
+def rows_of(judged: silicon_kernels.Judged) -> list[Row]:
+    """Return a report's rows of one fit of another table, those that taught its law as fitted."""
+    rows = _rows(judged.table, judged.rows, judged.found, judged.role)
+    if judged.taught is None:
+        return rows
+    return _rows(judged.table, judged.taught, judged.found, "fitted") + rows
 
 
 def role_of(key: str) -> str:

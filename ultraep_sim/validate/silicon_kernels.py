@@ -54,6 +54,8 @@ class Judged:
         Of all rows; empty where `fit` held out one in four.
     name : str
         Which of several sets of a table.
+    taught : Rows, optional
+        Rows that the law was fitted to, where `rows` does not hold them.
     """
 
     table: str
@@ -61,6 +63,7 @@ class Judged:
     found: FitResult
     role: str = ""
     name: str = ""
+    taught: Rows | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what a report tells of it beside its rows."""
@@ -147,7 +150,10 @@ def _exchanges(root: Path, system: str, rack: RackProfile) -> list[Judged]:
 def rack_alltoalls(
     table: Table, system: str, rack: RackProfile, sets: Sequence[str] = tuple(rack_alltoall.SETS)
 ) -> list[Judged]:
-    """Judge sets of an NVL72's all-to-all twice: on rows of a hash, and on the largest group."""
+    """Judge sets of an NVL72's all-to-all twice: on rows of a hash, and on the largest group.
+
+    The second fit sees every row of the smaller groups, those too that the first one held out.
+    """
     out = []
     for name in sets:
         measured = rack_alltoall.set_rows(table, system, name)
@@ -159,7 +165,7 @@ def rack_alltoalls(
         largest, smaller = (measured.take(m) for m in (ranks == ranks.max(), ranks < ranks.max()))
         found = fit(rack_exchange, parameters, smaller, held_out=0)
         found = replace(found, held_out=Residuals.of(found.predict(largest.columns), largest))
-        out.append(Judged("rack_alltoall_larger_group", largest, found, "predicted", path))
+        out.append(Judged("rack_alltoall_larger_group", largest, found, "predicted", path, smaller))
     return out
 
 
@@ -176,6 +182,19 @@ def wide_eps(root: Path, system: str, rack: RackProfile) -> list[Judged]:
         if other in moe.cases(balanced, system, "trtllm"):
             out.append(_by_balanced("wide_ep_by_balanced", measured, balanced, other, rack))
     return out
+
+
+def figures(judged: Sequence[Judged]) -> dict[str, float]:
+    """Return how distinct tokens of the timed rank, measured over drawn, spread over wide-EP rows.
+
+    Median and the two tenths; nothing where no system has such rows.
+    """
+    columns = [one.rows.columns for one in judged if one.table == "wide_ep"]
+    if not columns:
+        return {}
+    ratio = np.concatenate([c["distinct"] / c["drawn_distinct"] for c in columns])
+    levels = {"p10": 0.1, "median": 0.5, "p90": 0.9}
+    return {f"wide_ep_distinct_{k}": float(np.quantile(ratio, q)) for k, q in levels.items()}
 
 
 def _wide_ep_context(root: Path, system: str, rack: RackProfile) -> list[Judged]:

@@ -12,7 +12,16 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ultraep_sim.calibrate.fit import FitResult
-from ultraep_sim.calibrate.numbers import Spread, banded, number, scaled, source, spread, together
+from ultraep_sim.calibrate.numbers import (
+    Spread,
+    banded,
+    following,
+    number,
+    scaled,
+    source,
+    spread,
+    together,
+)
 from ultraep_sim.calibrate.outcome import Outcome, with_numbers
 from ultraep_sim.calibrate.runlog.context import Context
 from ultraep_sim.calibrate.runlog.diagnose import diagnose
@@ -136,14 +145,9 @@ def _rate(found: FitResult, context: Context, work: float, what: str) -> Quantit
 def _experts(found: FitResult, context: Context) -> Numbers:
     gpu = context.rack.gpu
     forward = _rate(found, context, 1.0, "experts of the log, median rank")
-    ratio, base = gpu.expert_backward_TFLOPs, gpu.expert_forward_TFLOPs.value
-    where = f"backward over forward as on {context.rack.name}"
-    ends = (ratio.low or ratio.value), (ratio.high or ratio.value)
-    moved = together(dict(forward.shared), {where: math.log(ends[1] / ends[0]) / 4})
-    backward = banded(
-        forward.value * ratio.value / base, moved, "TFLOP/s", f"{where}, forward from the log",
-        "assumed",
-    )  # fmt: skip
+    ratio = f"backward over forward as on {context.rack.name}"
+    before, partner = gpu.expert_forward_TFLOPs, gpu.expert_backward_TFLOPs
+    backward = following(forward, before, partner, ratio, "forward from the log")
     return {
         "gpu.expert_forward_TFLOPs": forward,
         "gpu.expert_backward_TFLOPs": backward,

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ultraep_sim.calibrate.fit import Parameter, Rows
-from ultraep_sim.calibrate.silicon.tables import read_table, table_path
+from ultraep_sim.calibrate.fit import Columns, Parameter, Rows
+from ultraep_sim.calibrate.silicon.tables import Table, read_table, table_path
 from ultraep_sim.compute.attention import score_flops
 from ultraep_sim.compute.kernel_laws import QUERY_ROWS
 from ultraep_sim.model.attention import AttentionShape, visible_keys
@@ -69,17 +69,16 @@ def context_rows(root: Path, system: str, framework: str = "trtllm") -> Rows:
     found = table.where(
         window_size=0, step=0, head_dim=HEAD_DIM, attn_dtype="bfloat16", kv_cache_dtype="bfloat16"
     )
-    found = found.mask(found.columns["batch_size"] * found.columns["isl"] >= MIN_TOKENS)
+    found = _at_least(MIN_TOKENS, found)
     c = found.columns
-    batch, length = c["batch_size"].astype(np.int64), c["isl"].astype(np.int64)
     heads, shared = c["num_heads"], c["num_key_value_heads"]
     keys = tuple(
         f"{system}/{framework}/{b}x{n}/heads{h}/kv{k}"
-        for b, n, h, k in zip(batch, length, heads, shared, strict=True)
+        for b, n, h, k in zip(c["batch_size"], c["isl"], heads, shared, strict=True)
     )
     shape = AttentionShape(heads=1, kv_heads=1, head_dim=HEAD_DIM)
     elements = HEAD_DIM * (2 * heads + 2 * shared)
-    columns = _work(system, shape, batch, length, heads, elements)
+    columns = _work(system, shape, c, elements)
     return _once(Rows(columns, c["latency"] * 1e-3, keys, (found.source,)))
 
 
@@ -94,15 +93,14 @@ def mla_rows(root: Path, system: str, framework: str = "trtllm") -> Rows:
     path = table_path(root, system, "mla", framework, "context_mla_perf")
     found = read_table(root, path, MLA_COLUMNS)
     found = found.where(step=0, mla_dtype="bfloat16", kv_cache_dtype="bfloat16")
-    found = found.mask(found.columns["batch_size"] * found.columns["isl"] >= MIN_TOKENS)
+    found = _at_least(MIN_TOKENS, found)
     c = found.columns
-    batch, length = c["batch_size"].astype(np.int64), c["isl"].astype(np.int64)
     heads = c["num_heads"]
     keys = tuple(
         f"{system}/{framework}/mla/{b}x{n}/heads{h}"
-        for b, n, h in zip(batch, length, heads, strict=True)
+        for b, n, h in zip(c["batch_size"], c["isl"], heads, strict=True)
     )
-    columns = _work(system, MLA, batch, length, heads, heads * 2 * (MLA.qk_dim + MLA.value_dim))
+    columns = _work(system, MLA, c, heads * 2 * (MLA.qk_dim + MLA.value_dim))
     return _once(Rows(columns, c["latency"] * 1e-3, keys, (found.source,)))
 
 
@@ -124,7 +122,7 @@ def mla_block_rows(root: Path, system: str) -> Rows:
         num_heads=MLA.heads,
         step=0,
     )
-    found = found.mask(found.columns["batch_size"] * found.columns["isl"] >= MIN_BLOCK_TOKENS)
+    found = _at_least(MIN_BLOCK_TOKENS, found)
     c = found.columns
     keys = tuple(
         f"{system}/trtllm/mla_block/{b}x{n}" for b, n in zip(c["batch_size"], c["isl"], strict=True)
@@ -133,15 +131,15 @@ def mla_block_rows(root: Path, system: str) -> Rows:
     return _once(Rows(columns, c["latency"] * 1e-3, keys, (found.source,)))
 
 
+def _at_least(tokens: int, table: Table) -> Table:
+    return table.mask(table.columns["batch_size"] * table.columns["isl"] >= tokens)
+
+
 def _work(
-    system: str,
-    shape: AttentionShape,
-    batch: NDArray[Any],
-    length: NDArray[Any],
-    heads: NDArray[Any],
-    elements: NDArray[Any],
+    system: str, shape: AttentionShape, c: Columns, elements: NDArray[Any]
 ) -> dict[str, NDArray[Any]]:
     """Columns of `kernel_laws.attention_core`; `elements` of a token are read or written."""
+    batch, length, heads = c["batch_size"], c["isl"], c["num_heads"]
     of_key = score_flops(shape, 1.0) / shape.heads
     return {
         "flops": of_key * batch * heads * visible_keys(0 * length, length),

@@ -2,8 +2,9 @@
 
 The grouped GEMM is fitted in the simulator's own law (`compute.gemm`: a sharp roofline of every
 instance, whole tiles), pooled over the models, so that the numbers mean in a run what they meant
-in the fit. What the tables cannot tell (backward rates, NICs, weight streaming) keeps its value and
-provenance.
+in the fit. The tables time inference, so backward rates are assumptions: those of experts and
+attention keep the preset's ratio to the forward rate, that of the all-to-all is as forward. What
+else they cannot tell (NICs, weight streaming) keeps its value and provenance.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ultraep_sim.calibrate.fit import FitResult, Rows, fit
-from ultraep_sim.calibrate.numbers import banded, number, source, spread, together
+from ultraep_sim.calibrate.numbers import banded, following, number, source, spread, together
 from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl, rack_alltoall
 from ultraep_sim.calibrate.silicon.tables import DISTRIBUTION, VERSION
 from ultraep_sim.compute.attention import score_flops
@@ -40,6 +41,8 @@ RACK_OF = {
     "gb200": "gb200-nvl72",
     "gb300": "gb300-nvl72",
 }
+#: Whose kernels the tables time.
+FRAMEWORKS = ("trtllm", "vllm", "sglang")
 FOLDS = 5
 #: Prompt length at which a profile's attention rate holds, as in the presets.
 LENGTH = 8192
@@ -83,19 +86,23 @@ def calibrate(
     system : str
         One of `RACK_OF`.
     framework : str
-        Whose kernels: sglang, trtllm or vllm.
+        Whose kernels: one of `FRAMEWORKS`.
     progress : callable, optional
         Told what, done, total.
 
     Raises
     ------
     CalibrationError
-        The tables lack the system or hold no rows for it.
+        The system or the framework is unknown, or the tables hold no rows for it.
     """
-    if system not in RACK_OF:
-        raise CalibrationError(
-            "unknown system", place="--system", value=system, remedy=f"one of {', '.join(RACK_OF)}"
-        )
+    for what, value, choices in (("system", system, RACK_OF), ("framework", framework, FRAMEWORKS)):
+        if value not in choices:
+            raise CalibrationError(
+                f"unknown {what}",
+                place=f"--{what}",
+                value=value,
+                remedy=f"one of {', '.join(choices)}",
+            )
     base = RACKS[RACK_OF[system]]
     jobs = _jobs(root, system, framework, base)
     fits = {}
@@ -172,7 +179,18 @@ def _gpu(fits: dict[str, FitResult], gpu: GpuProfile, framework: str) -> dict[st
         if found is not None and getattr(gpu, f"{short}_speedup") is not None:
             what = f"moe_perf ({framework}, {short} over bf16, balanced)"
             out[f"{short}_speedup"] = _ratio(found, bf16, what)
-    return out
+    return out | {
+        f"{what}_backward_TFLOPs": _backward(out[f"{what}_forward_TFLOPs"], gpu, what)
+        for what in ("expert", "attention")
+    }
+
+
+def _backward(forward: Quantity, gpu: GpuProfile, what: str) -> Quantity:
+    """Return the backward rate at the preset's ratio to the forward rate, within the datasheet."""
+    before, partner = (getattr(gpu, f"{what}_{way}_TFLOPs") for way in ("forward", "backward"))
+    ratio = f"{what} backward over forward as preset for {gpu.name}"
+    rate = following(forward, before, partner, ratio, f"forward: {forward.source}")
+    return replace(rate, high=min(rate.high or rate.value, gpu.peak("bf16") / 1e12))
 
 
 def _attention(found: FitResult, gpu: GpuProfile) -> Quantity:
@@ -219,8 +237,9 @@ def _links(fits: dict[str, FitResult], base: RackProfile) -> dict[str, Quantity]
         found = min((fits["dispatch"], fits["combine"]), key=lambda f: f.values["link_GBps"])
         what = "wideep_deepep_normal_perf"
     rate = _number(found, "link_GBps", "GB/s", what)
+    as_forward = replace(rate, provenance="assumed", source=f"as forward, {rate.source}")
     return {
         "alltoall_forward_GBps": rate,
-        "alltoall_backward_GBps": rate,
+        "alltoall_backward_GBps": as_forward,
         "alltoall_floor_us": _number(found, "floor_us", "us", what),
     }

@@ -122,7 +122,9 @@ def table_path(root: Path, system: str, kind: str, framework: str, name: str) ->
     folder = root / SYSTEMS[system] / kind / framework
     found = [p for p in folder.glob(f"*/{name}.parquet") if p.is_file()]
     if not found:
-        raise CalibrationError("no such table", file=folder, value=name, remedy=REMEDY)
+        have = [one for one in SYSTEMS if has_table(root, one, kind, framework, name)]
+        remedy = f"here it is there for {', '.join(have) or 'no system'}; name the whole tables"
+        raise CalibrationError("no such table", file=folder, value=name, remedy=remedy)
     # A newer file may hold only a few late rows, so the largest of all versions is meant.
     return max(found, key=lambda p: (p.stat().st_size, str(p)))
 

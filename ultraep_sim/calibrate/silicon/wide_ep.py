@@ -13,13 +13,12 @@ ranks 32 tokens take as long as 256, though spread over the 128 hosted experts t
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ultraep_sim.calibrate.fit import Rows
+from ultraep_sim.calibrate.fit import Rows, row_stream
 from ultraep_sim.calibrate.power_law import draw_hottest
 from ultraep_sim.calibrate.silicon import moe
 from ultraep_sim.calibrate.silicon.tables import Table, read_table, table_path
@@ -112,7 +111,7 @@ def _hottest(
     key: str, model: ModelShape, tokens: int, slots: int, ranks: int, distribution: str
 ) -> NDArray[np.float64]:
     """Draw the loads of the hottest rank's slots, float64 [DRAWS, slots / ranks]."""
-    rng = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()[:16]))
+    rng = row_stream(key)
     alpha = moe.alpha_of(distribution.removesuffix(_EPLB))
     loads = draw_hottest(tokens, model.top_k, model.num_experts, 1, alpha, DRAWS, rng)
     share = loads.astype(np.float64)
