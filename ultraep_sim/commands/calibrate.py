@@ -158,12 +158,11 @@ def _values(found: Calibrated) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("fitted number", "value", "unit", "range"):
+    for head in ("number of the rack", "value", "unit", "range", "provenance"):
         table.add_column(head, justify="right" if head in ("value", "range") else "left")
-    for name, number in found.rack.quantities().items():
-        if number.provenance == "fitted" and "aiconfigurator-core 0.12.0, rows" in number.source:
-            span = f"{number.low:.4g} to {number.high:.4g}"
-            table.add_row(name, f"{number.value:.4g}", number.unit, span)
+    for name, number in found.numbers.items():
+        span = "" if number.low is None else f"{number.low:.4g} to {number.high:.4g}"
+        table.add_row(name, f"{number.value:.4g}", number.unit, span, number.provenance)
     return table
 
 

@@ -52,10 +52,17 @@ _SKIPPED = "min_latency"
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A rack with fitted numbers, and the fits by name."""
+    """A rack with new numbers, what it was before, and the fits by name."""
 
     rack: RackProfile
+    base: RackProfile
     fits: dict[str, FitResult]
+
+    @property
+    def numbers(self) -> dict[str, Quantity]:
+        """Return the new numbers by dotted name."""
+        before = self.base.quantities()
+        return {name: q for name, q in self.rack.quantities().items() if q != before[name]}
 
     def notes(self) -> dict[str, Any]:
         """Return what a profile file tells beside the rack."""
@@ -116,7 +123,7 @@ def calibrate(
     gpu = replace(base.gpu, **numbers)
     numbers = {"name": f"{base.name}-{framework}", "gpu": gpu, **_links(fits, base)}
     rack = replace(base, **numbers)
-    return Calibrated(rack, fits)
+    return Calibrated(rack, base, fits)
 
 
 def _jobs(root: Path, system: str, framework: str, base: RackProfile) -> dict[str, Any]:
