@@ -9,6 +9,7 @@ that draws of a profile (`ultraep_sim.model.draws`) keep what the rows tell abou
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -90,6 +91,12 @@ def number(found: FitResult, name: str, unit: str, where: str) -> Quantity:
     low, high = found.interval(name)
     shared = tuple(sorted(spread(found, name).items()))
     return Quantity(found.values[name], unit, "fitted", where, low, high, shared)
+
+
+def capped(quantity: Quantity, ceiling: float) -> Quantity:
+    """Keep a band below a nominal figure: what lies above it would not be used."""
+    high = quantity.value if quantity.high is None else quantity.high
+    return replace(quantity, high=max(quantity.value, min(high, ceiling)))
 
 
 def source(found: FitResult, what: str) -> str:

@@ -146,33 +146,21 @@ def _silicon(system: str | None, framework: str, tables: str | None) -> Calibrat
 def _show(found: Calibrated) -> list[Any]:
     from rich.text import Text
 
-    warnings = [f"{name}: {text}" for name, fit in found.fits.items() for text in fit.warnings]
-    shown: list[Any] = [Text(found.rack.name, "bold"), _values(found), _residuals(found)]
+    from ultraep_sim.commands.calibrate_own import fit_warnings, numbers_table
+
+    numbers = numbers_table(found.numbers)
+    shown: list[Any] = [Text(found.rack.name, "bold"), numbers, _residuals(found)]
+    warnings = fit_warnings(found.fits)
     if warnings:
-        shown.append(Text("Warnings\n" + "\n".join(warnings)))
+        shown.append(Text("\n".join(["Warnings", *warnings])))
     return shown
 
 
-def _values(found: Calibrated) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("number of the rack", "value", "unit", "range", "provenance"):
-        table.add_column(head, justify="right" if head in ("value", "range") else "left")
-    for name, number in found.numbers.items():
-        span = "" if number.low is None else f"{number.low:.4g} to {number.high:.4g}"
-        table.add_row(name, f"{number.value:.4g}", number.unit, span, number.provenance)
-    return table
-
-
 def _residuals(found: Calibrated) -> Table:
-    from rich import box
-    from rich.table import Table
+    from ultraep_sim.commands.calibrate_own import table_of
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("fit", "rows", "median", "p90", "worst", "cross-validated median", "p90"):
-        table.add_column(head, justify="left" if head == "fit" else "right", no_wrap=True)
+    heads = ("fit", "rows", "median", "p90", "worst", "cross-validated median", "p90")
+    table = table_of(heads, 1)
     for name, fit in found.fits.items():
         one, other = fit.held_out, fit.cross_validated
         errors = (one.median, one.p90, one.worst, other.median, other.p90)

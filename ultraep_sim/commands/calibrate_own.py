@@ -10,14 +10,18 @@ from ultraep_sim.commands.console import note, print_json, print_renderable
 from ultraep_sim.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
     from rich.table import Table
 
+    from ultraep_sim.calibrate.fit import FitResult
     from ultraep_sim.calibrate.outcome import Outcome
     from ultraep_sim.calibrate.runlog.context import Context
     from ultraep_sim.calibrate.runlog.log import Log
     from ultraep_sim.model.profiles import RackProfile
+    from ultraep_sim.model.provenance import Quantity
 
 
 @dataclass(frozen=True)
@@ -150,22 +154,24 @@ def _show(found: Outcome) -> list[Any]:
 
     shown: list[Any] = [Text(found.title, "bold"), _parameters(found)]
     if found.numbers:
-        shown.append(_numbers(found))
+        shown.append(numbers_table(found.numbers))
     shown.append(_residuals(found))
     lists = {
         "Bad rows": [str(one) for one in found.findings],
         "Not fitted": [f"{name}: {why}" for name, why in found.unfitted.items()],
-        "Warnings": [*found.warnings, *_fit_warnings(found)],
+        "Warnings": [*found.warnings, *fit_warnings(found.fits)],
     }
     shown += [Text("\n".join([head, *lines])) for head, lines in lists.items() if lines]
     return shown
 
 
-def _fit_warnings(found: Outcome) -> list[str]:
-    return [f"{name}: {text}" for name, fit in found.fits.items() for text in fit.warnings]
+def fit_warnings(fits: Mapping[str, FitResult]) -> list[str]:
+    """Return the warnings of fits, each with the name of its fit."""
+    return [f"{name}: {text}" for name, fit in fits.items() for text in fit.warnings]
 
 
-def _table(heads: tuple[str, ...], left: int) -> Table:
+def table_of(heads: tuple[str, ...], left: int) -> Table:
+    """Return an empty table whose first `left` columns hold words."""
     from rich import box
     from rich.table import Table
 
@@ -176,7 +182,7 @@ def _table(heads: tuple[str, ...], left: int) -> Table:
 
 
 def _parameters(found: Outcome) -> Table:
-    table = _table(("fit", "parameter", "value", "unit", "95 % range"), 2)
+    table = table_of(("fit", "parameter", "value", "unit", "95 % range"), 2)
     for name, fit in found.fits.items():
         for p in fit.parameters:
             low, high = fit.interval(p.name)
@@ -185,9 +191,10 @@ def _parameters(found: Outcome) -> Table:
     return table
 
 
-def _numbers(found: Outcome) -> Table:
-    table = _table(("number of the rack", "value", "unit", "range", "provenance"), 1)
-    for name, q in found.numbers.items():
+def numbers_table(numbers: Mapping[str, Quantity]) -> Table:
+    """Return a table of the numbers that a calibration replaced."""
+    table = table_of(("number of the rack", "value", "unit", "range", "provenance"), 1)
+    for name, q in numbers.items():
         span = "" if q.low is None else f"{q.low:.4g} to {q.high:.4g}"
         table.add_row(name, f"{q.value:.4g}", q.unit, span, q.provenance)
     return table
@@ -195,7 +202,7 @@ def _numbers(found: Outcome) -> Table:
 
 def _residuals(found: Outcome) -> Table:
     heads = ("residuals", "rows", "median", "p90", "worst", "held out", "median", "p90", "worst")
-    table = _table(heads, 1)
+    table = table_of(heads, 1)
     for name, fit in found.fits.items():
         cells = [name]
         for one in (fit.fitted, fit.held_out):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 from ultraep_sim.calibrate.bench.document import Document
 from ultraep_sim.calibrate.bench.fits import fit_document
 from ultraep_sim.calibrate.fit import FitResult
-from ultraep_sim.calibrate.numbers import banded, number, source, spread, together
+from ultraep_sim.calibrate.numbers import banded, capped, number, source, spread, together
 from ultraep_sim.calibrate.outcome import Outcome, with_numbers
 from ultraep_sim.errors import CalibrationError
 from ultraep_sim.model.hardware import RACKS
@@ -104,17 +101,5 @@ def _numbers(
     if link is not None:
         where = source(link, f"tile streaming over the link, {document.device}")
         out |= {k: number(link, name, unit, where) for k, (name, unit) in _STREAM.items()}
-    return {name: _capped(name, quantity, rack) for name, quantity in out.items()}
-
-
-def _capped(name: str, quantity: Quantity, rack: RackProfile) -> Quantity:
-    """Keep the band below the nominal figure: what lies above it would not be used."""
-    ceilings = {
-        "gpu.expert_forward_TFLOPs": rack.gpu.bf16_TFLOPs.value,
-        "gpu.hbm_achieved_TBps": rack.gpu.hbm_TBps.value,
-        "stream_GBps": rack.scale_up_GBps.value,
-    }
-    ceiling = ceilings.get(name, math.inf)
-    if quantity.high is None or quantity.high <= ceiling:
-        return quantity
-    return replace(quantity, high=max(ceiling, quantity.value))
+        out["stream_GBps"] = capped(out["stream_GBps"], rack.scale_up_GBps.value)
+    return out

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ultraep_sim.calibrate.fit import FitResult, Rows, fit
-from ultraep_sim.calibrate.numbers import banded, following, number, source, spread, together
+from ultraep_sim.calibrate.numbers import (
+    banded,
+    capped,
+    following,
+    number,
+    source,
+    spread,
+    together,
+)
 from ultraep_sim.calibrate.silicon import alltoall, attention, moe, nccl, rack_alltoall
 from ultraep_sim.calibrate.silicon.tables import DISTRIBUTION, VERSION
 from ultraep_sim.compute.attention import score_flops
@@ -219,7 +227,7 @@ def _attention(found: FitResult, gpu: GpuProfile) -> Quantity:
     where = _source(found, f"context_attention_perf at {LENGTH} tokens")
     rate = banded(flops / seconds * 1e-12, moved, "TFLOP/s", where)
     most = found.interval("rate_TFLOPs")[1] * math / seconds  # within the datasheet
-    return replace(rate, high=max(rate.value, min(most, rate.high or most)))
+    return capped(rate, most)
 
 
 def _ratio(one: FitResult, other: FitResult, what: str) -> Quantity:

@@ -82,9 +82,8 @@ def wide_ep_rows(table: Table, case: moe.Case) -> Rows:
     model = MODELS[case.model]
     found = _of_model(table, model).where(kernel_source=case.kernel, moe_dtype=case.precision)
     c = found.columns
-    most = int((c["num_slots"] // c["moe_ep_size"]).max())
-    pairs, hosted = np.zeros((len(found), most)), c["num_slots"] // c["moe_ep_size"]
-    drawn, keys = np.zeros(len(found)), []
+    hosted = c["num_slots"] // c["moe_ep_size"]
+    pairs, drawn, keys = np.zeros((len(found), int(hosted.max()))), np.zeros(len(found)), []
     names = ("num_tokens", "rank0_num_tokens", "num_slots", "moe_ep_size", "distribution")
     for at, (tokens, distinct, slots, ranks, distribution) in enumerate(
         zip(*(c[name].tolist() for name in names), strict=True)
